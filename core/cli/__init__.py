@@ -1,0 +1,93 @@
+"""The command `core`. Each verb is a small file here, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from core.errors import RunFailed, UserError
+from core.names import near
+
+VERBS = {
+    "run": "train, evaluate and report one configuration",
+    "resume": "go on with a run that was stopped or killed",
+    "report": "draw the report of a run anew",
+    "list": "the pieces that are installed, by kind",
+    "show": "one piece: its parameters, defaults and source",
+    "explain": "the resolved configuration, and where each value comes from",
+    "doctor": "versions, device, broken or shadowed plugins",
+}
+
+HELP = """usage: core VERB ...
+
+Models of cells and genomes, assembled from named pieces.
+
+{verbs}
+
+  core run                                              the embedded tissue, default pieces
+  core run --attention gated_headwise --ffn moe4x2      other pieces, by name
+  core run --data cells.h5ad                            your own cells
+
+`core VERB --help` tells more."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; the exit status: 0 done, 1 failed while running, 2 the user's mistake, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except (UserError, RunFailed) as error:
+        print(f"core: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("core: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP.format(verbs="\n".join(f"  {verb:8}  {text}" for verb, text in VERBS.items())))
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"cellcore {version('cellcore')}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb in VERBS:
+        return _sound(verb)(rest)
+    extra = _further_verbs()
+    if verb in extra:
+        return int(extra[verb](rest) or 0)
+    raise UserError(f"no verb is called {verb!r}.{near(verb, [*VERBS, *extra])} Verbs: {', '.join([*VERBS, *extra])}.")
+
+
+def _sound(verb: str) -> Callable[[list[str]], int]:
+    """A verb's function, after a look whether `plugins` is ours; the doctor may always come."""
+    from core.registry import shadowed
+
+    wrong = shadowed()
+    if wrong and verb != "doctor":
+        raise UserError(
+            f"the folder {wrong[0]} hides cellcore's own plugins in {wrong[1]}. Rename it, start from another folder, "
+            "or use the command `core` (or `python -P -m core`), which does not look into the current folder"
+        )
+    return import_module(f"core.cli.{verb}").main
+
+
+def _further_verbs() -> dict[str, Callable[[list[str]], int]]:
+    """Verbs that third parties bring through hooks; their modules are loaded only for words that are no verb of ours."""
+    from core.registry import installed
+
+    registry = installed()
+    if not registry.hooks:
+        return {}
+    from core.hooks import Hooks
+
+    hooks = Hooks(registry, lambda text: print(f"core: {text}", file=sys.stderr))
+    return {name: verb for brought in hooks.fire("core_verbs") for name, verb in brought.items()}

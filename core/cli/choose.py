@@ -1,0 +1,124 @@
+"""The part of a command line that chooses pieces: configuration files, flags, `CORE_*` variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+
+import attrs
+
+from core.config import Layer, Resolved, flatten, resolve
+from core.errors import UserError
+from core.layers import cli_layer, env_layer, file_layer, is_flag
+from core.names import near
+from core.registry import Registry, installed
+
+
+@attrs.frozen
+class Words:
+    """A command line taken apart."""
+
+    files: tuple[str, ...]
+    overrides: tuple[str, ...]
+    switches: frozenset[str]
+    options: Mapping[str, str]
+
+
+def take_apart(words: list[str], *, switches: Mapping[str, str], options: Mapping[str, str]) -> Words:
+    """Sort words into files, `--key value` overrides, and the verb's own switches and options.
+
+    Args:
+        words: the command line behind the verb.
+        switches: spelling -> name of flags without a value.
+        options: spelling -> name of flags with a value.
+
+    Raises:
+        UserError: a word that is neither, or an option without its value.
+    """
+    files, overrides, on, chosen = [], [], set(), {}
+    i = 0
+    while i < len(words):
+        word = words[i]
+        head, equals, tail = word.partition("=")
+        if word in switches:
+            on.add(switches[word])
+        elif head in options:
+            if not equals:
+                i += 1
+                if i >= len(words) or is_flag(words[i]):
+                    raise UserError(f"{head} needs a value")
+                tail = words[i]
+            chosen[options[head]] = tail
+        elif word.startswith("--"):
+            overrides.append(word)
+            if not equals and i + 1 < len(words) and not is_flag(words[i + 1]):
+                i += 1
+                overrides.append(words[i])
+        elif is_flag(word):
+            raise UserError(f"no flag {word}.{near(word, [*switches, *options])} Parameters are given as --name value")
+        else:
+            files.append(_a_file(word))
+        i += 1
+    return Words(tuple(files), tuple(overrides), frozenset(on), chosen)
+
+
+def _a_file(word: str) -> str:
+    if word.endswith(".toml"):
+        return word
+    registry = installed()
+    homes = [row.kind for kind in registry.kinds() for row in registry.rows(kind) if row.name == word]
+    hint = f"; did you mean --{homes[0]} {word}?" if homes else "; pieces are chosen with --attention NAME and the like"
+    raise UserError(f"{word!r} is no configuration file (.toml){hint}")
+
+
+def resolve_run(files: Collection[str], overrides: Collection[str]) -> Resolved:
+    """The run that files, environment and flags ask for.
+
+    Raises:
+        UserError: see `core.config.resolve`; also a recipe of another system, or steps and epochs both given.
+    """
+    from core.train.settings import Run
+
+    registry = installed()
+    layers = [*map(file_layer, files), env_layer(os.environ), cli_layer(list(overrides))]
+    recipe = _recipe(layers, registry)
+    resolved = resolve(Run, [*recipe, *layers], registry)
+    _one_budget(resolved)
+    return resolved
+
+
+def _recipe(layers: list[Layer], registry: Registry) -> list[Layer]:
+    said = [layer.entries["recipe"] for layer in layers if "recipe" in layer.entries]
+    if not said or not said[-1][0]:
+        return []
+    name, origin = said[-1]
+    row = registry.find("recipe", str(name), origin).row
+    systems = [layer.entries["system"] for layer in layers if "system" in layer.entries]
+    if systems and registry.find("system", str(systems[-1][0]), systems[-1][1]).row.name != row.system:
+        raise UserError(f"recipe {row.name!r} ({origin}) is for system {row.system!r}, not {systems[-1][0]!r} ({systems[-1][1]})")
+    entries = {"system": row.system} | flatten(row.preset)
+    return [Layer("recipe", {key: (value, f"recipe {row.name}") for key, value in entries.items()})]
+
+
+def _one_budget(resolved: Resolved) -> None:
+    steps, epochs = resolved.settings["train.steps"], resolved.settings["train.epochs"]
+    if steps.value and epochs.value and len(steps.chain) > 1:
+        raise UserError(
+            f"train.steps = {steps.value} ({steps.origin}) and train.epochs = {epochs.value:g} ({epochs.origin}) both say "
+            "how long to train; give one (0 takes a value back)"
+        )
+
+
+def describe(resolved: Resolved) -> list[str]:
+    """A line for each value: path, value, origins."""
+    from core.toml import origins
+
+    rows = [(path, _value(s.value), origins(s)) for path, s in resolved.settings.items()]
+    wide, middle = max(len(r[0]) for r in rows), min(32, max(len(r[1]) for r in rows))
+    return [f"{path:{wide}}  {value:{middle}}  {origin}" for path, value, origin in rows]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

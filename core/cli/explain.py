@@ -1,0 +1,34 @@
+"""`core explain`: the resolved configuration, and where each value comes from."""
+
+from __future__ import annotations
+
+import sys
+
+from core.cli.choose import describe, resolve_run, take_apart
+from core.errors import UserError
+
+HELP = """usage: core explain [KEY] [FILE.toml ...] [--KEY VALUE ...]
+
+The configuration that `core run` with the same words would train: every value with its whole chain of origins, the
+winner first. With KEY (`ffn`, `ffn.top_k`) only that branch. No data are read."""
+
+
+def main(words: list[str]) -> int:
+    key = words[0] if words and not words[0].startswith("-") and not words[0].endswith(".toml") else None
+    said = take_apart(words[1:] if key else words, switches={"-h": "help", "--help": "help"}, options={})
+    if "help" in said.switches:
+        print(HELP)
+        return 0
+    resolved = resolve_run(said.files, said.overrides)
+    lines = describe(resolved)
+    if key:
+        paths = list(resolved.settings)
+        lines = [li for li, p in zip(lines, paths, strict=True) if p == key or p.startswith((f"{key}.", f"{key}["))]
+        if not lines:
+            from core.names import near
+
+            raise UserError(f"{key!r} is no value of this configuration.{near(key, paths)}")
+    print("\n".join(lines))
+    for note in resolved.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return 0

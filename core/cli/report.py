@@ -1,0 +1,31 @@
+"""`core report`: draw the report of a run anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.cli.choose import resolve_run
+from core.cli.run import conclude
+from core.errors import UserError
+
+HELP = """usage: core report RUN
+
+Draw figures and report.html of RUN (a run directory) anew from its files, and print its table."""
+
+
+def main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if words else 2
+    if len(words) > 1:
+        raise UserError(f"`core report` takes one run directory; {words[1]!r} is too much")
+    from core.report.write import write_report
+    from core.train.rundir import read_record
+
+    path = Path(words[0])
+    record = read_record(path)
+    if record["status"] != "done":
+        raise UserError(f"{path} is not complete ({record['status']}); `core resume {path}` finishes it")
+    run = resolve_run([str(path / "config.toml")], []).root
+    write_report(path, run.system)
+    return conclude(path, "done")

@@ -1,0 +1,67 @@
+"""`core run --seeds N`: one configuration, several seeds, each run in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from core.cli.choose import Words
+from core.config import Resolved, structure
+from core.errors import UserError
+from core.kinds import Job
+from core.names import Text
+
+
+def run_seeds(resolved: Resolved, said: Words) -> int:
+    """Run every seed through the configured executor and print mean and spread over seeds.
+
+    Raises:
+        UserError: the number of seeds is no whole number of at least 1.
+    """
+    from core.report.console import print_seeds
+    from core.report.store import load_evaluation
+    from core.train.session import open_run
+
+    try:
+        count = structure(Text(said.options["seeds"]), int)
+    except ValueError as error:
+        raise UserError(f"--seeds: {error}") from None
+    if count < 1:
+        raise UserError(f"--seeds: must be >= 1, got {count}")
+    first = resolved.root.seed
+    out = said.options.get("out")
+    base = Path(out) if out else open_run(resolved).place(None)
+    jobs, places = [], {}
+    for seed in range(first, first + count):
+        places[seed] = base / f"seed-{seed}" if out else None
+        words = [*said.files, *_without_seed(said.overrides), "--seed", str(seed), "--quiet"]
+        words += ["--force"] if "force" in said.switches else []
+        words += ["-o", str(places[seed])] if out else []
+        # -P: a folder called `plugins` in the current directory must not be found before ours.
+        jobs.append(Job(name=f"seed {seed}", argv=(sys.executable, "-P", "-m", "core", "run", *words)))
+    failed, done = [], {}
+    for finished in resolved.root.executor.run(jobs):
+        if finished.code == 0:
+            path = Path(finished.output.rstrip().rpartition("\n")[2].removeprefix("run").strip())
+            done[finished.job.name] = path
+            print(f"{finished.job.name}  {path}", file=sys.stderr)
+        else:
+            last = finished.output.strip().rpartition("\n")[2]
+            failed.append(f"{finished.job.name}: exit {finished.code}: {last}")
+    if done:
+        print_seeds([load_evaluation(done[name]) for name in sorted(done, key=lambda n: int(n.split()[1]))])
+    for line in failed:
+        print(f"core: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _without_seed(overrides: tuple[str, ...]) -> list[str]:
+    kept, skip = [], False
+    for word in overrides:
+        if skip or word.startswith("--seed="):
+            skip = False
+        elif word == "--seed":
+            skip = True
+        else:
+            kept.append(word)
+    return kept

@@ -1,0 +1,78 @@
+"""`core show KIND NAME`: one piece, its parameters and where it comes from."""
+
+from __future__ import annotations
+
+import inspect
+
+import attrs
+
+from core.errors import UserError
+from core.params import Field, fields
+from core.registry import installed
+
+HELP = """usage: core show KIND NAME
+
+What a piece is: its parameters with types, ranges and defaults, its source, what it accepts, who brought it."""
+
+
+def main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if words else 2
+    if len(words) != 2:
+        registry = installed()
+        names = ", ".join(row.spoken for row in registry.rows(words[0])) if len(words) == 1 else ""
+        raise UserError(f"usage: core show KIND NAME{'. Known here: ' + names if names else ''}")
+    kind, name = words
+    found = installed().find(kind, name)
+    row = found.row
+    print(f"{kind} {row.spoken}: {row.summary}")
+    for label, value in (
+        ("brought by", str(row.origin)),
+        ("revision", str(row.revision)),
+        ("source", row.source),
+        ("preset", ", ".join(f"{k} = {v}" for k, v in row.preset.items())),
+        ("accepts", "; ".join(f"{k}: {', '.join(v) or 'none'}" for k, v in row.accepts.items())),
+    ):
+        if value:
+            print(f"  {label}: {value}")
+    if kind == "recipe":
+        print(f"  for system: {row.system}")
+        return 0
+    cls = row.load()
+    print(f"\n{inspect.cleandoc(cls.__doc__ or '')}\n")
+    described = list(_parameters(cls, "", {**row.preset, **found.values}))
+    wide = max((len(p[0]) for p in described), default=0)
+    typed = max((len(p[1]) for p in described), default=0)
+    print("parameters" if described else "no parameters")
+    for path, spelled, default, text in described:
+        print(f"  {path:{wide}}  {spelled:{typed}}  {default:>12}  {text}")
+    return 0
+
+
+def _parameters(cls: type, path: str, said: dict[str, object]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for field in fields(cls):
+        key = f"{path}{field.name}"
+        if field.role == "group":
+            rows += _parameters(field.type, f"{key}.", {})
+        else:
+            rows.append((key, field.spell(), _default(field, said), _text(field)))
+    return rows
+
+
+def _default(field: Field, said: dict[str, object]) -> str:
+    if field.name in said:
+        return str(said[field.name])
+    if field.default is attrs.NOTHING:
+        return "required"
+    if field.many:
+        return f"{len(field.default)} names"
+    if field.default is None:
+        return "none" if field.optional or field.role == "knob" else "by kind"
+    return ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+
+
+def _text(field: Field) -> str:
+    unit = f" [{field.unit}]" if field.unit else ""
+    return field.help + unit + (f" ({field.source})" if field.source else "")

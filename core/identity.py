@@ -1,0 +1,55 @@
+"""Which runs are the same run: SHA-256 over everything that can change a number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from core.config import Resolved
+
+NUMERICS = 1
+"""revision of core's own arithmetic (trainer, streams); bumped when it changes, so that old runs no longer match"""
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, shortest floats, -0.0 as 0.0, tuples as lists.
+
+    Raises:
+        ValueError: nan or infinity, which have no canonical form, or a type JSON does not know.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value + 0.0
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise ValueError(f"{type(value).__name__} has no canonical form")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON, 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def run_identity(resolved: Resolved, fingerprint: str, device: str) -> dict[str, Any]:
+    """What makes a run this run: resolved values, who implements each piece, the data, the device class."""
+    config = {p: s.value for p, s in resolved.settings.items() if s.identity and s.row is None and p != "data.path"}
+    parts = {
+        p: f"{s.row.qualified}@{s.row.revision}" for p, s in resolved.settings.items() if s.identity and s.row is not None
+    }
+    return {
+        "config": config,
+        "parts": parts,
+        "data": fingerprint,
+        "device": device,
+        "streams": "sha256(purpose, seed, index)",
+        "numerics": NUMERICS,
+    }

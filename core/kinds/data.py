@@ -1,0 +1,115 @@
+"""Data: what a model is trained and judged on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from core.kinds.plugin import Plugin
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from core.train.streams import Streams
+
+
+@attrs.frozen(kw_only=True)
+class Card:
+    """What a data set is, without a tensor. `sizes` are whole numbers that a system builds its network from."""
+
+    name: str
+    sizes: Mapping[str, int]
+    splits: Mapping[str, int]
+    """items in each split"""
+    fingerprint: str
+    """SHA-256 over content and preparation: equal exactly when the numbers a model sees are equal"""
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+    """what a report tells of the data: sections, transforms, how the split was made and what it leaks"""
+
+
+@attrs.frozen
+class Batch:
+    """Padded sets of items, every field (B, N, ...)."""
+
+    fields: dict[str, Tensor]
+    real_BN: Tensor
+    """bool, False on padding"""
+    units: tuple[str, ...]
+    """the unit of each set (its section)"""
+
+    def to(self, device: Any) -> Batch:
+        return Batch({k: v.to(device) for k, v in self.fields.items()}, self.real_BN.to(device), self.units)
+
+
+class Split(ABC):
+    """One split of a source.
+
+    Batches are addressed by (epoch, index), so that the exact state of a loader is one number and the order never
+    depends on how many numbers a model drew.
+    """
+
+    @abstractmethod
+    def batches(self, epoch: int) -> int:
+        """How many batches an epoch has."""
+
+    @abstractmethod
+    def batch(self, epoch: int, index: int) -> Batch:
+        """One training batch; over an epoch every item comes exactly once."""
+
+    @abstractmethod
+    def units(self) -> Iterator[Batch]:
+        """Every unit once, whole and in a fixed order, as batches of one set: what evaluation reads."""
+
+
+class Source(ABC):
+    """An opened data set."""
+
+    @abstractmethod
+    def describe(self) -> Card:
+        """Sizes, splits and fingerprint."""
+
+    @abstractmethod
+    def split(self, name: str, streams: Streams) -> Split:
+        """`train`, `valid` or `test`; `streams` keys the order of batches."""
+
+    @abstractmethod
+    def names(self, what: str) -> tuple[str, ...]:
+        """The names behind codes or columns, such as `genes` or `cell_types`; empty where there are none.
+
+        Raises:
+            KeyError: the source has nothing of that name.
+        """
+
+    @abstractmethod
+    def restore(self, field: str, values: np.ndarray) -> np.ndarray:
+        """A field in model units (N, ...) back in the units of the input."""
+
+    @abstractmethod
+    def oracle(self, unit: Batch) -> dict[str, np.ndarray]:
+        """For one whole unit, the best prediction of each field (N, ...) in model units that the other fields allow.
+
+        Only a simulator that knows its own truth can say; empty otherwise. Reports print its score as the ceiling.
+        """
+
+
+class Data(Plugin):
+    """Where data come from.
+
+    Laws (`core.testing.data.DataLaws`): splits are disjoint and cover everything; one epoch holds each item once;
+    `batch(e, i)` is a function of seed, epoch and index alone; the fingerprint is stable, and changes with content.
+    """
+
+    KIND: ClassVar[str] = "data"
+
+    @abstractmethod
+    def open(self) -> Source:
+        """Read or simulate.
+
+        Raises:
+            UserError: a missing or unreadable file, or content that breaks the contract, in one sentence that names
+                the field and the fix.
+        """

@@ -1,0 +1,36 @@
+"""Feed-forward: each token on its own. B batch, T tokens, D width."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+
+from core.kinds.plugin import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@attrs.frozen
+class Aux:
+    """What a layer says beside its output: losses to add (already weighted) and statistics to log, by name."""
+
+    losses: dict[str, Tensor] = attrs.field(factory=dict)
+    stats: dict[str, Tensor] = attrs.field(factory=dict)
+
+
+class FFN(Plugin):
+    """A position-wise network.
+
+    Laws (`core.testing.ffn.FFNLaws`): shape and dtype are kept; a token's output depends on that token alone in
+    evaluation; padded tokens change neither outputs of real ones nor losses nor statistics; a mixture with one expert
+    equals that expert; each token uses exactly `top_k` experts; balanced routing gives the least balance loss.
+    """
+
+    KIND: ClassVar[str] = "ffn"
+
+    @abstractmethod
+    def build(self, width: int) -> nn.Module:
+        """A module `forward(x_BTD, real_BT=None) -> (x_BTD, Aux)`; `real_BT` is bool, False on padding."""

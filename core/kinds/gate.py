@@ -1,0 +1,40 @@
+"""Gate: scales what attention read, before the output projection.
+
+B batch, Q tokens, D width, H heads, V value width of a head.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from core.kinds.plugin import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Gate(Plugin):
+    """An epilogue of the weighted sum, outside the kernel, so that it never blocks a fast one.
+
+    Laws (`core.testing.gate.GateLaws`): shape and dtype are kept; scores lie in [0, 1]; scores of 1 leave the input
+    as it is; each token's gate depends on that token alone; the gradient reaches the gate's own parameters.
+    """
+
+    KIND: ClassVar[str] = "gate"
+
+    @abstractmethod
+    def build(self, width: int, heads: int, head_width: int) -> nn.Module:
+        """A module with the two methods of `GateLayer`."""
+
+
+class GateLayer:
+    """Marker base of gate modules, so that a probe finds them; mix it into an `nn.Module` first in the bases."""
+
+    def scores(self, x_BQD: Tensor) -> Tensor | None:
+        """The multipliers in [0, 1], (B, Q, H) or (B, Q, H, V); None for a gate that has none."""
+        raise NotImplementedError
+
+    def forward(self, out_BHQV: Tensor, x_BQD: Tensor) -> Tensor:
+        """`out_BHQV` scaled by the scores of the tokens `x_BQD` that the queries were made from."""
+        raise NotImplementedError

@@ -1,0 +1,22 @@
+"""What every kind has in common."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import ClassVar
+
+
+class Plugin(ABC):
+    """An immutable parameter class (`core.params.params`) that the registry can name.
+
+    Where a plugin has weights, `build(...)` makes the `nn.Module`; the plugin itself holds none. A module made by
+    `build` follows four rules, so that two arms of an ablation stay comparable and a run can be resumed exactly:
+
+    - it never reads the global random state (randomness: `core.train.streams.Dropout` or its `reseed` protocol);
+    - every module that owns parameters has `reset_parameters()`, whose draws may come from torch's global generator:
+      the trainer seeds it once a parameter, by the parameter's qualified name;
+    - it may be built under `torch.device("meta")` and run there, for shapes and FLOPs;
+    - it keeps the dtype it is given.
+    """
+
+    KIND: ClassVar[str]

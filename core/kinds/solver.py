@@ -1,0 +1,51 @@
+"""Solver: from noise to data along the learned field."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from core.kinds.path import FlowPath, Target
+from core.kinds.plugin import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tree = dict[str, "Tensor"]
+"""one tensor (B, ...) a modality"""
+
+Field = Callable[[Tree, float], Tree]
+"""(state, t) -> prediction in the terms the solver asks for"""
+
+Noise = Callable[[Tree], Tree]
+"""fresh noise shaped like a state, already projected onto what a modality allows (centred positions, no padding)"""
+
+
+class Solver(Plugin):
+    """Integrates a state from times[0] to times[-1] and returns the last state only.
+
+    It calls the field exactly once a step for one-stage methods, so `steps` is what a user pays.
+
+    Laws (`core.testing.solver.SolverLaws`): stated order of convergence on y' = -y (ODE solvers); exactly the field
+    calls that `calls` announces; a field that knows the data reaches them exactly; one seed, one sample.
+    """
+
+    KIND: ClassVar[str] = "solver"
+    wants: ClassVar[Target]
+    """the terms in which the field must answer"""
+    stochastic: ClassVar[bool]
+
+    @abstractmethod
+    def calls(self, steps: int) -> int:
+        """Field calls for a schedule of `steps` intervals."""
+
+    @abstractmethod
+    def solve(
+        self, field: Field, state: Tree, times: list[float], *, paths: Mapping[str, FlowPath], noise: Noise | None = None
+    ) -> Tree:
+        """The state at times[-1]. `times` rises strictly within [0, 1].
+
+        Raises:
+            ValueError: a stochastic solver without `noise`, or times that do not rise.
+        """

@@ -1,0 +1,97 @@
+"""System: slots and data become a task that trains and is judged."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from core.kinds.data import Batch, Card, Source
+from core.kinds.plugin import Plugin
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from core.train.streams import Streams
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """What one training step says: named losses, the weight of each, and statistics to log."""
+
+    losses: dict[str, Tensor]
+    weights: dict[str, float]
+    stats: dict[str, Tensor] = attrs.field(factory=dict)
+
+    def total(self) -> Tensor:
+        """The weighted sum that is differentiated."""
+        parts = [self.losses[k] * self.weights.get(k, 1.0) for k in self.losses]
+        return sum(parts[1:], parts[0])
+
+
+@attrs.frozen(kw_only=True)
+class Score:
+    """One cell of the final table."""
+
+    task: str
+    """what was asked: `expression to position`"""
+    arm: str
+    """`model`, the name of a baseline, or `ceiling`"""
+    metric: str
+    value: float
+    higher: bool
+    label: str
+    units: dict[str, float] = attrs.field(factory=dict)
+    """the same score by unit, for paired statistics"""
+
+
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """Scores of model and baselines, sentences for the reader, and arrays that figures are drawn from."""
+
+    scores: tuple[Score, ...]
+    notes: tuple[str, ...] = ()
+    arrays: dict[str, np.ndarray] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Picture:
+    """A figure of the report. `draw` returns a matplotlib figure; the caption can be understood without the code."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[], Any]
+
+
+class System(Plugin):
+    """A trainable task. Its fields are its slots; its file reads like the method section of its paper.
+
+    Laws: every parameter of the built model gets a gradient from a step; a step is a function of model, batch and
+    streams alone; padding changes no loss.
+    """
+
+    KIND: ClassVar[str] = "system"
+
+    @abstractmethod
+    def build(self, card: Card) -> nn.Module:
+        """The network for data of this card."""
+
+    @abstractmethod
+    def example(self, card: Card) -> Batch:
+        """A batch of typical shape on the current default device, values unspecified: for shapes and FLOPs."""
+
+    @abstractmethod
+    def step(self, model: nn.Module, batch: Batch, streams: Streams, step: int) -> Terms:
+        """One forward pass in training; noise and times come from `streams` keyed by `step`."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
+        """Scores of the model on a split, with the trivial baselines of the field beside it."""
+
+    @abstractmethod
+    def pictures(self, evaluation: Evaluation) -> Iterable[Picture]:
+        """The figures that show what the scores mean."""

@@ -1,0 +1,99 @@
+"""Where choices come from: TOML files, `CORE_*` variables, the command line. Each value remembers its place."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.config import Layer, flatten
+from core.errors import UserError
+from core.names import Text
+
+ENV_PREFIX = "CORE_"
+ENV_RESERVED = frozenset({"CORE_CONFIG", "CORE_REALDATA", "CORE_STORE"})
+_TABLE = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?")
+_NUMBER = re.compile(r"-\.?\d")
+_KEY = re.compile(r"\s*([A-Za-z0-9_.\-\"]+)\s*=")
+
+
+def file_layer(path: str) -> Layer:
+    """A TOML file as a layer; origins read `epi.toml:14`.
+
+    Raises:
+        UserError: the file is missing, unreadable or not TOML.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        beside = sorted(p.name for p in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+        seen = f" There are {', '.join(beside)}." if beside else ""
+        raise UserError(f"no file {path}.{seen}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    try:
+        doc = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    lines = _lines(text)
+    entries = {}
+    for key, value in flatten(doc).items():
+        line = lines.get(key) or lines.get(f"{key}.name")
+        entries[key] = (value, f"{file.name}:{line}" if line else file.name)
+    return Layer(file.name, entries)
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Line number of each dotted key; tomllib has none. Keys inside inline tables keep their parent's line."""
+    lines, table = {}, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if hit := _TABLE.fullmatch(line):
+            table = hit[1].replace('"', "").replace(" ", "") + "."
+        elif hit := _KEY.match(line):
+            lines[table + hit[1].replace('"', "")] = number
+    return lines
+
+
+def env_layer(environ: Mapping[str, str]) -> Layer:
+    """`CORE_TRAIN__STEPS=100` as `train.steps`; two underscores stand for a dot."""
+    entries = {}
+    for name, value in sorted(environ.items()):
+        if name.startswith(ENV_PREFIX) and name not in ENV_RESERVED:
+            key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            entries[key] = (Text(value), f"environment {name}")
+    return Layer("environment", entries)
+
+
+def is_flag(word: str) -> bool:
+    """Whether a word is a flag; a negative number is a value."""
+    return word.startswith("-") and len(word) > 1 and not _NUMBER.match(word)
+
+
+def cli_layer(tokens: Sequence[str]) -> Layer:
+    """`--ffn.top_k 2`, `--ffn.top_k=2` and the bare `--ffn.shared` (true) as a layer.
+
+    Raises:
+        UserError: a word that belongs to no flag, or a flag given twice with different values.
+    """
+    entries: dict[str, tuple[Any, str]] = {}
+    i = 0
+    while i < len(tokens):
+        token = tokens[i]
+        if not token.startswith("--") or token == "--":
+            raise UserError(f"{token!r} belongs to no flag; parameters are given as --name value")
+        flag, equals, value = token.partition("=")
+        if not equals:
+            following = tokens[i + 1] if i + 1 < len(tokens) else None
+            if following is None or is_flag(following):
+                value = "true"
+            else:
+                value, i = following, i + 1
+        key = flag.removeprefix("--").replace("-", "_")
+        if key in entries and entries[key][0] != value:
+            raise UserError(f"{flag} is given twice, as {entries[key][0]!r} and as {value!r}; keep one")
+        entries[key] = (Text(value), f"CLI {flag}")
+        i += 1
+    return Layer("CLI", entries)

@@ -1,0 +1,109 @@
+"""How pieces are spoken of: plain names, patterns (`moe4x2`), calls (`window(radius=8)`), qualified names (`acme/swish`)."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from core.errors import UserError
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+_CALL = re.compile(r"(?P<head>[^()]+?)\s*(?:\((?P<args>.*)\))?", re.DOTALL)
+_HOLE = re.compile(r"\{(\w+):(\w+)\}")
+_HOLES: dict[str, tuple[str, Callable[[str], int | float | str]]] = {
+    "int": (r"\d+", int),
+    "float": (r"\d+(?:\.\d+)?", float),
+    "word": (r"[a-z]+", str),
+}
+
+
+class Text(str):
+    """A value as a user typed it, on the command line, in the environment or inside a call; typed by its parameter."""
+
+
+@attrs.frozen
+class Spoken:
+    """A name taken apart."""
+
+    head: str
+    qualifier: str | None = None
+    args: dict[str, Text] = attrs.field(factory=dict)
+
+
+def parse(text: str) -> Spoken:
+    """`acme/window(radius=8, coord=aligned)` as qualifier, head and arguments.
+
+    Raises:
+        UserError: brackets that do not close, or an argument without a name.
+    """
+    hit = _CALL.fullmatch(text.strip())
+    if hit is None:
+        raise UserError(f"{text!r} is no name: a name is a word, a call is word(key=value, ...)")
+    qualifier, slash, head = hit["head"].strip().rpartition("/")
+    args: dict[str, Text] = {}
+    for piece in _split(hit["args"] or "", text):
+        key, equals, value = piece.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"{text!r}: write arguments as key=value, not {piece.strip()!r}")
+        args[key.strip()] = Text(value.strip())
+    return Spoken(head, qualifier if slash else None, args)
+
+
+def _split(args: str, text: str) -> list[str]:
+    """Split at commas that stand outside brackets and quotes."""
+    pieces, depth, quote, start = [], 0, "", 0
+    for i, char in enumerate(args):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+        elif char == "," and depth == 0:
+            pieces.append(args[start:i])
+            start = i + 1
+        if depth < 0:
+            break
+    if depth or quote:
+        raise UserError(f"{text!r}: brackets or quotes do not close")
+    pieces.append(args[start:])
+    return [p for p in pieces if p.strip()]
+
+
+def compile_pattern(pattern: str) -> tuple[re.Pattern[str], dict[str, Callable]]:
+    """A manifest pattern such as `moe{experts:int}x{top_k:int}` as a regular expression and its casts.
+
+    Raises:
+        ValueError: a hole of an unknown type.
+    """
+    pieces = _HOLE.split(pattern)
+    regex, casts = re.escape(pieces[0]), {}
+    for name, kind, tail in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        if kind not in _HOLES:
+            raise ValueError(f"pattern {pattern!r}: a hole is int, float or word, not {kind!r}")
+        expression, casts[name] = _HOLES[kind]
+        regex += f"(?P<{name}>{expression}){re.escape(tail)}"
+    return re.compile(regex), casts
+
+
+def match_pattern(pattern: str, name: str) -> dict[str, int | float | str] | None:
+    """The values that `name` gives the holes of `pattern`, or None."""
+    regex, casts = compile_pattern(pattern)
+    hit = regex.fullmatch(name)
+    return {k: casts[k](v) for k, v in hit.groupdict().items()} if hit else None
+
+
+def near(word: str, options: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or nothing. Numbers are levelled first, so that `meo4x2` finds `moe{experts:int}x{top_k:int}`."""
+    spoken = {_level(option): option for option in options}
+    hit = difflib.get_close_matches(_level(word), spoken, n=1, cutoff=0.6)
+    return f" Did you mean {spoken[hit[0]]!r}?" if hit else ""
+
+
+def _level(word: str) -> str:
+    return re.sub(r"\d+", "2", _HOLE.sub("2", word)).casefold()

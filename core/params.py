@@ -1,0 +1,228 @@
+"""Declare a plugin's parameters once; help, checks, TOML, identity and documentation all follow.
+
+    @params
+    class Moe(FFN):
+        \"\"\"Top-k routed mixture of experts.\"\"\"
+
+        experts: int = knob(4, "number of expert networks", ge=1)
+        balance: Literal["loss", "none"] = knob("loss", "how expert load is balanced")
+        gate: Gate = slot("none", "scales the attended values")
+
+A class is checked when it is created: every field is typed, documented and, where a number, boundable. An author's
+mistake is a `TypeError` at import, never a surprise in a user's run.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, dataclass_transform
+
+import attrs
+
+T = TypeVar("T")
+
+LEAF_TYPES = (int, float, bool, str)
+RESERVED = frozenset({"name"})
+
+
+class NotFinite(ValueError):
+    """A float parameter was nan or infinite."""
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    unit: str = "",
+    source: str = "",
+    identity: bool = True,
+) -> Any:
+    """A plain parameter: int, float, bool, str, a Literal, a tuple of these, or one of them `| None`.
+
+    `identity=False` marks a value that cannot change numbers (a log interval); it is left out of a run's identity.
+    Pass `attrs.NOTHING` as the default of a parameter that must be given.
+    """
+    bounds = {">=": ge, ">": gt, "<=": le, "<": lt}
+    meta = {
+        "role": "knob",
+        "help": help,
+        "unit": unit,
+        "source": source,
+        "identity": identity,
+        "bounds": {sign: limit for sign, limit in bounds.items() if limit is not None},
+    }
+    return attrs.field(default=default, metadata=meta, validator=_within)
+
+
+def slot(
+    default: str | tuple[str, ...] | None, help: str, *, inline: bool = False, identity: bool = True
+) -> Any:
+    """A place for another plugin, chosen by name; the field's type is the kind.
+
+    `tuple[Metric, ...]` takes a list of names, `FlowPath | None` may stay empty; without a default the kind's row with
+    `default = true` is taken. `inline` puts the plugin's own parameters beside the slot instead of below it (a
+    system's `attention` is `attention`, not `system.attention`). `identity=False` marks a piece that cannot change
+    numbers (a tracker).
+    """
+    meta = {"role": "slot", "help": help, "default": default, "inline": inline, "identity": identity}
+    return attrs.field(metadata=meta)
+
+
+def group(help: str) -> Any:
+    """A nested block of plain parameters; the field's type is another `@params` class."""
+    return attrs.field(metadata={"role": "group", "help": help})
+
+
+def _within(instance: Any, attribute: attrs.Attribute, value: Any) -> None:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        raise NotFinite(f"{attribute.name} must be a finite number, got {value}")
+    if value is None or isinstance(value, (str, tuple)):
+        return
+    tests: dict[str, Callable[[Any, Any], bool]] = {
+        ">=": lambda a, b: a >= b,
+        ">": lambda a, b: a > b,
+        "<=": lambda a, b: a <= b,
+        "<": lambda a, b: a < b,
+    }
+    bounds = attribute.metadata["bounds"]
+    if not all(tests[sign](value, limit) for sign, limit in bounds.items()):
+        raise ValueError(f"{attribute.name} must be {span(bounds)}, got {value}")
+
+
+def span(bounds: dict[str, float]) -> str:
+    """Bounds in words: `>= 1 and < 8`."""
+    return " and ".join(f"{sign} {limit}" for sign, limit in bounds.items())
+
+
+@attrs.frozen
+class Field:
+    """What a resolver, a help text or a test needs to know of one parameter."""
+
+    name: str
+    type: Any
+    role: Literal["knob", "slot", "group"]
+    help: str
+    default: Any
+    kind: str | None = None
+    many: bool = False
+    optional: bool = False
+    inline: bool = False
+    unit: str = ""
+    source: str = ""
+    identity: bool = True
+    bounds: dict[str, float] = attrs.field(factory=dict)
+
+    @property
+    def required(self) -> bool:
+        return self.role == "knob" and self.default is attrs.NOTHING
+
+    def spell(self) -> str:
+        """The type as a user reads it: `int >= 1`, `loss|bias|none`, `gate by name`."""
+        if self.role == "slot":
+            return f"{self.kind} by name" + (", several" if self.many else "")
+        if self.role == "group":
+            return "table"
+        return spell_type(self.type) + (f" {span(self.bounds)}" if self.bounds else "")
+
+
+def spell_type(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "|".join(str(a) for a in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return "list of " + spell_type(typing.get_args(hint)[0])
+    if _is_union(hint):
+        return " or ".join("none" if a is type(None) else spell_type(a) for a in typing.get_args(hint))
+    return {int: "int", float: "float", bool: "true|false", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(knob, slot, group))
+def params(cls: type[T]) -> type[T]:
+    """Make `cls` an immutable, keyword-only parameter class and check its declaration.
+
+    Raises:
+        TypeError: a field without type, help or a known role; a class without docstring; a reserved field name.
+    """
+    made = attrs.define(frozen=True, kw_only=True, slots=False)(cls)
+    attrs.resolve_types(made)
+    if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{cls.__name__}("):
+        raise TypeError(f"{cls.__qualname__}: a parameter class needs a docstring; `core show` prints it")
+    for attribute in attrs.fields(made):
+        where = f"{cls.__qualname__}.{attribute.name}"
+        if attribute.name in RESERVED:
+            raise TypeError(f"{where}: '{attribute.name}' is the key that names a plugin; call the field otherwise")
+        if attribute.metadata.get("role") is None:
+            raise TypeError(f"{where}: declare it with knob(), slot() or group()")
+        if not attribute.metadata["help"].strip():
+            raise TypeError(f"{where}: give it a help text")
+        _describe(attribute, where)
+    return made
+
+
+def fields(cls: type) -> Iterator[Field]:
+    """The declared parameters of a `@params` class, in order of declaration."""
+    for attribute in attrs.fields(cls):
+        yield _describe(attribute, f"{cls.__qualname__}.{attribute.name}")
+
+
+def summary(cls: type) -> str:
+    """The first line of a parameter class's docstring."""
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _describe(attribute: attrs.Attribute, where: str) -> Field:
+    meta = attribute.metadata
+    common = {"name": attribute.name, "type": attribute.type, "help": meta["help"]}
+    if meta["role"] == "group":
+        if not attrs.has(attribute.type):
+            raise TypeError(f"{where}: a group's type is a @params class, not {attribute.type!r}")
+        return Field(role="group", default=None, **common)
+    if meta["role"] == "slot":
+        inner, many, optional = attribute.type, False, False
+        if typing.get_origin(inner) is tuple:
+            inner, many = typing.get_args(inner)[0], True
+        elif _is_union(inner):
+            rest = [a for a in typing.get_args(inner) if a is not type(None)]
+            inner, optional = rest[0], True
+        kind = getattr(inner, "KIND", None)
+        if kind is None:
+            raise TypeError(f"{where}: a slot's type is a kind from core.kinds, not {attribute.type!r}")
+        return Field(
+            role="slot",
+            default=meta["default"],
+            kind=kind,
+            many=many,
+            optional=optional,
+            inline=meta["inline"],
+            identity=meta["identity"],
+            **common,
+        )
+    if not _is_leaf(attribute.type):
+        raise TypeError(f"{where}: {attribute.type!r} is no type a file or flag can spell")
+    return Field(
+        role="knob",
+        default=attribute.default,
+        unit=meta["unit"],
+        source=meta["source"],
+        identity=meta["identity"],
+        bounds=meta["bounds"],
+        **common,
+    )
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _is_leaf(hint: Any) -> bool:
+    if hint in LEAF_TYPES or typing.get_origin(hint) is Literal:
+        return True
+    if typing.get_origin(hint) is tuple:
+        args = typing.get_args(hint)
+        return len(args) == 2 and args[1] is Ellipsis and _is_leaf(args[0])
+    return _is_union(hint) and all(a is type(None) or _is_leaf(a) for a in typing.get_args(hint))

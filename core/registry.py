@@ -1,0 +1,414 @@
+"""What is installed: manifests become rows, and nothing is imported to list them.
+
+Built-ins and third parties take the same road: an entry point in group `core.manifest` whose value is
+`package:registry.toml`. The package is located, not imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from core.errors import UserError
+from core.names import NAME, Spoken, compile_pattern, match_pattern, near, parse
+
+API = 1
+GROUP = "core.manifest"
+BUILTIN = "cellcore"
+KINDS: dict[str, str] = {
+    "system": "a task: slots and data become something that trains and is judged",
+    "recipe": "a named set of choices for a system",
+    "data": "where data come from",
+    "encoder": "a batch becomes tokens",
+    "attention": "tokens read from each other",
+    "mask": "which pairs may see each other",
+    "sparsifier": "logits become weights",
+    "gate": "scales what attention read",
+    "kernel": "how the attention sum is computed",
+    "position": "how attention knows where tokens are",
+    "anchor": "extra keys that are always visible",
+    "ffn": "each token on its own",
+    "residual": "how a layer is added to its input",
+    "pooling": "many tokens become one vector",
+    "head": "a vector becomes a prediction",
+    "path": "how data turn into noise and back",
+    "time": "which times a training step visits",
+    "coupling": "which source goes with which target",
+    "solver": "from noise to data",
+    "loss": "how wrong a prediction is",
+    "metric": "how good a prediction is",
+    "extractor": "frozen features of items",
+    "strategy": "where the steps run",
+    "executor": "where whole runs run",
+    "tracker": "where curves go",
+}
+_ROW_KEYS = {
+    "target": str, "summary": str, "source": str, "preset": dict, "pattern": str, "accepts": dict, "because": dict,
+    "needs": list, "revision": int, "deprecated": str, "files": list, "default": bool, "system": str,
+}  # fmt: skip
+
+
+@attrs.frozen
+class Origin:
+    """The distribution that brought a row."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """A registry entry: what a name stands for."""
+
+    kind: str
+    name: str
+    origin: Origin
+    target: str = ""
+    summary: str = ""
+    source: str = ""
+    preset: Mapping[str, Any] = attrs.field(factory=dict)
+    pattern: str | None = None
+    accepts: Mapping[str, list[str]] = attrs.field(factory=dict)
+    """slot kind -> names that may stand there, at any depth below; an empty list: that kind has no place here"""
+    because: Mapping[str, str] = attrs.field(factory=dict)
+    """slot kind -> the reason for `accepts`, as a half sentence"""
+    needs: tuple[str, ...] = ()
+    revision: int = 1
+    deprecated: str | None = None
+    """the name to use instead"""
+    files: tuple[str, ...] = ()
+    """endings of file names that speak this row: `.h5ad`"""
+    default: bool = False
+    system: str | None = None
+    """the system of a recipe"""
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.origin.name}/{self.name}"
+
+    @property
+    def spoken(self) -> str:
+        """The name as `core list` shows it."""
+        return self.pattern or self.name
+
+    def load(self) -> type:
+        """Import the parameter class.
+
+        Raises:
+            UserError: a missing requirement, a target that does not import, or a class of another kind.
+        """
+        who = f"{self.kind} {self.name!r} (from {self.origin})"
+        missing = [need for need in self.needs if not _met(need)]
+        if missing:
+            quoted = " ".join(f"'{need}'" for need in missing)
+            raise UserError(f"{who} needs {', '.join(missing)}. Install with: pip install {quoted}")
+        module, _, attribute = self.target.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # noqa: BLE001 - third-party code may raise anything at import
+            raise UserError(
+                f"{who} cannot be loaded: {self.target} raised {type(error).__name__}: {error}. `core doctor` tells more."
+            ) from error
+        if getattr(found, "KIND", None) != self.kind:
+            raise UserError(f"{who}: {self.target} is no {self.kind} (its KIND is {getattr(found, 'KIND', None)!r})")
+        return found
+
+
+def _met(need: str) -> bool:
+    from packaging.requirements import Requirement
+
+    requirement = Requirement(need)
+    try:
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
+
+
+@attrs.frozen
+class Found:
+    """A row together with what the spoken name said of its parameters."""
+
+    row: Row
+    values: dict[str, Any]
+    warning: str | None = None
+
+
+@attrs.frozen
+class Broken:
+    """A manifest, or a row of one, that cannot be used, and why."""
+
+    origin: str
+    reason: str
+
+
+@attrs.define
+class Registry:
+    """All rows by (kind, name); broken manifests and clashes are kept as data."""
+
+    prefer: Mapping[str, str] = attrs.field(factory=dict)
+    """`gate.swish` -> distribution"""
+    broken: list[Broken] = attrs.field(factory=list)
+    hooks: list[tuple[Origin, str]] = attrs.field(factory=list)
+    """(distribution, module) of every manifest that brings callbacks"""
+    _rows: dict[tuple[str, str], list[Row]] = attrs.field(factory=dict)
+
+    def add(self, doc: Mapping[str, Any], origin: Origin) -> None:
+        """Add a manifest. Its faults are recorded in `broken`, never raised."""
+        if doc.get("api") != API:
+            fix = "set `api = 1` at its top" if "api" not in doc else f"install a version made for api {API}"
+            self.broken.append(Broken(str(origin), f"its manifest says api = {doc.get('api')}; this core speaks {API}: {fix}"))
+            return
+        for kind, table in doc.items():
+            if kind == "api":
+                continue
+            if kind == "hooks":
+                module = table.get("module") if isinstance(table, dict) else None
+                if isinstance(module, str):
+                    self.hooks.append((origin, module))
+                else:
+                    self.broken.append(Broken(str(origin), '[hooks] must read module = "package.module"'))
+                continue
+            if kind not in KINDS or not isinstance(table, dict):
+                self.broken.append(Broken(str(origin), f"[{kind}] is no kind.{near(kind, KINDS)}"))
+                continue
+            for name, values in table.items():
+                try:
+                    self._rows.setdefault((kind, name), []).append(_row(kind, name, values, origin))
+                except ValueError as error:
+                    self.broken.append(Broken(str(origin), f"[{kind}.{name}] {error}"))
+
+    def kinds(self) -> list[str]:
+        """Kinds that have rows, in the order of `KINDS`."""
+        have = {kind for kind, _ in self._rows}
+        return [kind for kind in KINDS if kind in have]
+
+    def rows(self, kind: str) -> list[Row]:
+        """Every row of a kind that a bare name reaches, deprecated ones left out, in order of the manifests.
+
+        Raises:
+            UserError: no such kind.
+        """
+        if kind not in KINDS:
+            raise UserError(f"no kind is called {kind!r}.{near(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+        chosen = (self._choose(kind, name) for k, name in self._rows if k == kind)
+        return [row for row in chosen if row is not None and row.deprecated is None]
+
+    def default(self, kind: str) -> str | None:
+        """The name that a kind's row declares as default."""
+        return next((row.name for row in self.rows(kind) if row.default), None)
+
+    def clashes(self) -> list[tuple[str, str, list[Row], Row | None]]:
+        """(kind, name, claims, winner) wherever several distributions claim one name."""
+        return [(k, n, rows, self._choose(k, n)) for (k, n), rows in self._rows.items() if len(rows) > 1]
+
+    def find(self, kind: str, name: str, where: str = "") -> Found:
+        """The row that a spoken name stands for, and the values that the name carries.
+
+        Args:
+            kind: one of `KINDS`.
+            name: plain, pattern, call, qualified, or a path with a known ending.
+            where: who said the name (`CLI --ffn`, `epi.toml:3`), for the error.
+
+        Raises:
+            UserError: no such name (near matches are listed), or an unsettled clash.
+        """
+        at = f"{where}: " if where else ""
+        self.rows(kind)
+        by_file = self._by_file(kind, name)
+        if by_file is not None:
+            return by_file
+        try:
+            spoken = parse(name)
+        except UserError as error:
+            raise UserError(f"{at}{error}") from None
+        row, values = self._match(kind, spoken, at)
+        if row is None:
+            raise UserError(at + self._unknown(kind, name, spoken))
+        values |= spoken.args
+        if row.deprecated is None:
+            return Found(row, values)
+        found = self.find(kind, row.deprecated, where)
+        text = f"{at}{kind} {row.name!r} is deprecated; use {row.deprecated!r}"
+        return Found(found.row, found.values | spoken.args, text)
+
+    def _by_file(self, kind: str, name: str) -> Found | None:
+        text = name.strip()
+        for row in self.rows(kind):
+            if any(text.lower().endswith(ending) for ending in row.files) and "(" not in text:
+                return Found(row, {"path": str(Path(text).expanduser().absolute())})
+        endings = sorted({ending for row in self.rows(kind) for ending in row.files})
+        if endings and ("(" not in text) and (Path(text).suffix or text.startswith((".", "/", "~"))):
+            raise UserError(f"no {kind} reads {text!r}: files must end in {', '.join(endings)}")
+        return None
+
+    def _match(self, kind: str, spoken: Spoken, at: str) -> tuple[Row | None, dict[str, Any]]:
+        if spoken.qualifier is not None:
+            for row in self._rows.get((kind, spoken.head), []):
+                if row.origin.name == spoken.qualifier:
+                    return row, {}
+        elif (kind, spoken.head) in self._rows:
+            row = self._choose(kind, spoken.head)
+            if row is None:
+                claims = [r.qualified for r in self._rows[kind, spoken.head]]
+                raise UserError(
+                    f"{at}{kind} {spoken.head!r} is claimed by {' and '.join(claims)}. Say which by its full name, or put "
+                    f"`[prefer]` with `{kind}.{spoken.head} = \"{claims[0].partition('/')[0]}\"` into {user_config()}"
+                )
+            return row, {}
+        for (k, _), rows in self._rows.items():
+            for row in rows if k == kind else ():
+                if row.pattern and spoken.qualifier in (None, row.origin.name):
+                    values = match_pattern(row.pattern, spoken.head)
+                    if values is not None:
+                        return row, values
+        return None, {}
+
+    def _unknown(self, kind: str, name: str, spoken: Spoken) -> str:
+        rows = self.rows(kind)
+        if spoken.qualifier is not None:
+            names = [r.qualified for (k, _), claims in self._rows.items() if k == kind for r in claims]
+            hint = near(f"{spoken.qualifier}/{spoken.head}", names)
+        else:
+            names = [option for row in rows for option in {row.name, row.spoken}]
+            hint = near(spoken.head, names)
+        if not hint:
+            elsewhere = [k for k, n in self._rows if n == spoken.head]
+            hint = f" There is a {elsewhere[0]} of that name." if elsewhere else ""
+        known = ", ".join(row.spoken for row in rows) or "none installed"
+        return f"no {kind} is called {name!r}.{hint} Known: {known}. `core list {kind}` says what each is."
+
+    def _choose(self, kind: str, name: str) -> Row | None:
+        """Who owns a bare name: the preferred, else the built-in, else the only claimant, else nobody."""
+        rows = self._rows[kind, name]
+        wanted = self.prefer.get(f"{kind}.{name}")
+        for row in rows:
+            if row.origin.name == (wanted or BUILTIN):
+                return row
+        return rows[0] if len(rows) == 1 else None
+
+
+def _row(kind: str, name: str, values: Any, origin: Origin) -> Row:
+    if not NAME.fullmatch(name):
+        raise ValueError("a name is lower-case letters, digits and _, and begins with a letter")
+    if not isinstance(values, dict):
+        raise ValueError("a row is a table of keys")
+    for key, value in values.items():
+        if key not in _ROW_KEYS:
+            raise ValueError(f"unknown key {key!r}.{near(key, _ROW_KEYS)}")
+        wanted = _ROW_KEYS[key]
+        if type(value) is not wanted:
+            raise ValueError(f"{key} must be {wanted.__name__}, not {type(value).__name__}")
+    if "deprecated" not in values:
+        required = ("summary", "system") if kind == "recipe" else ("summary", "target")
+        for key in required:
+            if not values.get(key):
+                raise ValueError(f"{key} is missing")
+        if kind != "recipe" and ":" not in values["target"]:
+            raise ValueError(f"target must read module:Class, not {values['target']!r}")
+        if len(values["summary"]) > 80:
+            raise ValueError(f"summary has {len(values['summary'])} characters; 80 are allowed")
+    if "pattern" in values:
+        compile_pattern(values["pattern"])
+    tuples = {key: tuple(values[key]) for key in ("needs", "files") if key in values}
+    return Row(kind=kind, name=name, origin=origin, **{**values, **tuples})
+
+
+def discover(points: Iterable[EntryPoint] | None = None, prefer: Mapping[str, str] | None = None) -> Registry:
+    """Read every installed manifest, the built-in first, then distributions by name."""
+    registry = Registry(prefer=prefer if prefer is not None else user_preferences())
+    seen: set[tuple[str, str]] = set()
+    found = [(_dist(point), point) for point in (entry_points(group=GROUP) if points is None else points)]
+    if not any(origin.name == BUILTIN for origin, _ in found):
+        # A checkout that is on the path and not installed has no entry point of its own.
+        found.append((Origin(BUILTIN, "0+checkout"), EntryPoint("builtin", "core:registry.toml", GROUP)))
+    for origin, point in sorted(found, key=lambda f: (f[0].name != BUILTIN, f[0].name, f[1].name)):
+        if (origin.name, point.value) in seen:  # an editable install can announce itself twice
+            continue
+        seen.add((origin.name, point.value))
+        try:
+            registry.add(tomllib.loads(manifest_path(point.value).read_text("utf-8")), origin)
+        except (OSError, ValueError, ImportError) as error:
+            registry.broken.append(Broken(str(origin), f"{point.value}: {error}"))
+    return registry
+
+
+def manifest_path(value: str) -> Path:
+    """Where an entry point's manifest lies; a top-level package is located without being imported.
+
+    Raises:
+        ValueError: the value is not `package:file`.
+        FileNotFoundError: no such package, or no such file in it.
+    """
+    package, colon, filename = value.partition(":")
+    if not colon or not filename or "." in package:
+        raise ValueError("an entry point must read package:registry.toml with a top-level package")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"package {package!r} is not importable")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    for path in (root / filename, root.parent / filename):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{filename} is missing in {root}")
+
+
+def _dist(point: EntryPoint) -> Origin:
+    return Origin(point.dist.name, point.dist.version) if point.dist is not None else Origin("unknown", "0")
+
+
+def user_config() -> Path:
+    """The user's own settings: `CORE_CONFIG`, else `cellcore/config.toml` in the configuration folder."""
+    given = os.environ.get("CORE_CONFIG")
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(given) if given else Path(base).expanduser() / "cellcore" / "config.toml"
+
+
+def user_preferences() -> dict[str, str]:
+    """`[prefer]` of the user's settings, flattened: `{"gate.swish": "acme-gates"}`.
+
+    Raises:
+        UserError: the file is not TOML, or an entry is not a table of texts.
+    """
+    path = user_config()
+    try:
+        doc = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: {error}") from None
+    flat = {}
+    for kind, table in doc.get("prefer", {}).items():
+        if kind not in KINDS or not isinstance(table, dict):
+            raise UserError(f"{path}: [prefer] {kind} is no kind.{near(kind, KINDS)} Write gate.NAME = \"distribution\"")
+        flat |= {f"{kind}.{name}": str(dist) for name, dist in table.items()}
+    return flat
+
+
+def shadowed() -> tuple[Path, Path] | None:
+    """(found, expected) where another folder called `plugins` hides ours, else None.
+
+    `python -m core` puts the current folder first on the path; the console script does not.
+    """
+    expected = Path(__file__).resolve().parent.parent / "plugins"
+    spec = importlib.util.find_spec("plugins")
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    found = Path(locations[0]).resolve() if locations else expected
+    return None if found == expected and spec is not None else (found, expected)
+
+
+@functools.cache
+def installed() -> Registry:
+    """The registry of this environment, read once a process."""
+    return discover()

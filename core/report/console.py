@@ -1,0 +1,70 @@
+"""Score tables on the terminal."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from core.kinds import Evaluation, Score
+
+WIDTH = 150
+"""columns where no terminal tells its own"""
+
+
+def print_scores(evaluation: Evaluation) -> None:
+    """One table a task: arms down, metrics across, the best of each column marked."""
+    for task in dict.fromkeys(s.task for s in evaluation.scores):
+        scores = [s for s in evaluation.scores if s.task == task]
+        _print(task, scores, {(s.arm, s.metric): _number(s.value) for s in scores})
+    for note in evaluation.notes:
+        print(note)
+
+
+def print_seeds(evaluations: Sequence[Evaluation]) -> None:
+    """Mean and standard deviation over seeds, in the form of `print_scores`."""
+    for task in dict.fromkeys(s.task for s in evaluations[0].scores):
+        scores = [s for s in evaluations[0].scores if s.task == task]
+        values = {
+            (s.arm, s.metric): [o.value for e in evaluations for o in e.scores if _key(o) == _key(s)] for s in scores
+        }
+        spread = {
+            key: _number(statistics.fmean(v)) + (f" ±{statistics.stdev(v):.3f}" if len(v) > 1 else "")
+            for key, v in values.items()
+        }
+        _print(f"{task}, mean ± standard deviation over {len(evaluations)} seeds", scores, spread)
+
+
+def _print(title: str, scores: list[Score], cells: dict[tuple[str, str], str]) -> None:
+    metrics = {s.metric: s for s in scores}
+    best = {}
+    for name, example in metrics.items():
+        ranked = [s for s in scores if s.metric == name and s.arm != "ceiling" and math.isfinite(s.value)]
+        if ranked:
+            best[name] = (max if example.higher else min)(s.value for s in ranked)
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for name, example in metrics.items():
+        table.add_column(f"{name} {'↑' if example.higher else '↓'}", justify="right")
+    by_key = {(s.arm, s.metric): s.value for s in scores}
+    for arm in dict.fromkeys(s.arm for s in scores):
+        row = []
+        for name in metrics:
+            text = cells.get((arm, name), "")
+            row.append(f"[bold]{text}[/bold]" if by_key.get((arm, name)) == best.get(name) else text)
+        table.add_row(arm, *row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(table)
+
+
+def _key(score: Score) -> tuple[str, str, str]:
+    return score.task, score.arm, score.metric
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -1,0 +1,82 @@
+"""An evaluation on disk: numbers as JSON, units as Parquet, arrays as npz without pickles."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from core.errors import UserError
+from core.kinds import Evaluation, Score
+from core.train.rundir import RunDir
+
+
+def save_evaluation(run: RunDir, evaluation: Evaluation, gates: dict[str, Any]) -> None:
+    """Write `evaluation.json`, `evaluation.npz`, `units.parquet` and `gates.json`, each atomically."""
+    doc = {
+        "scores": [attrs.asdict(s) | {"value": _finite(s.value)} for s in evaluation.scores],
+        "notes": list(evaluation.notes),
+    }
+    run.write("evaluation.json", json.dumps(doc, indent=1, allow_nan=False))
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **evaluation.arrays)  # type: ignore[arg-type]
+    run.write("evaluation.npz", packed.getvalue())
+    run.write("units.parquet", _units(evaluation))
+    run.write("gates.json", json.dumps(gates, indent=1))
+
+
+def load_evaluation(run: Path) -> Evaluation:
+    """Read back what `save_evaluation` wrote.
+
+    Raises:
+        UserError: the run has no evaluation.
+    """
+    try:
+        doc = json.loads((run / "evaluation.json").read_text("utf-8"))
+        with np.load(run / "evaluation.npz", allow_pickle=False) as packed:
+            arrays = {name: packed[name] for name in packed.files}
+    except FileNotFoundError:
+        raise UserError(f"{run} has no evaluation yet; `core resume {run}` finishes it") from None
+    scores = tuple(Score(**s | {"value": math.nan if s["value"] is None else s["value"]}) for s in doc["scores"])
+    return Evaluation(scores=scores, notes=tuple(doc["notes"]), arrays=arrays)
+
+
+def load_gates(run: Path) -> dict[str, Any]:
+    """Gate statistics by module; empty where there are none."""
+    path = run / "gates.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def load_records(run: Path) -> list[dict[str, float]]:
+    """The whole lines of metrics.jsonl."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1] if line]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _units(evaluation: Evaluation) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {"task": s.task, "arm": s.arm, "metric": s.metric, "unit": unit, "value": value, "higher": s.higher}
+        for s in evaluation.scores
+        for unit, value in s.units.items()
+    ]
+    schema = pa.schema(
+        [("task", pa.string()), ("arm", pa.string()), ("metric", pa.string()), ("unit", pa.string())]
+        + [("value", pa.float64()), ("higher", pa.bool_())]
+    )
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    return sink.getvalue()

@@ -1,0 +1,86 @@
+"""The report of a run, drawn anew from its files: figures and one page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.files import write_atomic
+from core.kinds import System
+from core.report.curves import expert_load, gate_histograms, learning_curves
+from core.report.page import Figure, Page, Text, score_tables, verdicts, write_page
+from core.report.store import load_evaluation, load_gates, load_records
+from core.train.rundir import read_record
+
+CAPTIONS = {
+    "learning_curves": (
+        "Learning curves",
+        "Loss on training batches and on the validation split, by optimiser step. Validation uses the averaged weights "
+        "and the same times and noise every time. Lower is better.",
+    ),
+    "expert_load": (
+        "Expert load",
+        "Share of token assignments that each expert received, by layer. The dashed line is an even share.",
+    ),
+    "gates": (
+        "What the gates do",
+        "Distribution of gate values over the validation split, by layer. 1 lets everything pass, 0 nothing.",
+    ),
+}
+
+
+def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] = ()) -> Path:
+    """Write `figures/*.svg` and `report.html` from what the run directory holds.
+
+    Raises:
+        UserError: the run has no evaluation yet.
+    """
+    evaluation = load_evaluation(run)
+    record = read_record(run)
+    records = load_records(run)
+    drawn: list[tuple[str, str, str, Any]] = [(p.name, p.title, p.caption, p.draw()) for p in system.pictures(evaluation)]
+    for name, figure in (
+        ("learning_curves", learning_curves(records)),
+        ("expert_load", expert_load(records)),
+        ("gates", gate_histograms(load_gates(run))),
+    ):
+        if figure is not None:
+            drawn.append((name, *CAPTIONS[name], figure))
+    figures = []
+    (run / "figures").mkdir(exist_ok=True)
+    for name, title, caption, figure in drawn:
+        svg = _svg(figure)
+        write_atomic(run / "figures" / f"{name}.svg", svg)
+        figures.append(Figure(title=title, caption=caption, svg=svg))
+    page = Page(
+        title=f"{record['system']} on {record['data']['name']}, seed {record['seed']}",
+        subtitle=f"run {record['digest'][:16]}, {record['parameters']:,} parameters, "
+        f"{record['flops_per_step'] / 1e9:.3g} GFLOP a training step",
+        verdicts=(*verdicts(evaluation.scores), *evaluation.notes),
+        tables=tuple(score_tables(evaluation.scores)),
+        figures=tuple(figures),
+        texts=(
+            *(Text(title=title, text=text) for title, text in sections),
+            Text(title="Configuration and where each value came from", text=(run / "config.toml").read_text("utf-8")),
+            Text(title="Provenance", text=_provenance(record)),
+        ),
+    )
+    write_page(run / "report.html", page)
+    return run / "report.html"
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "core", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", dpi=150)
+    return buffer.getvalue()
+
+
+def _provenance(record: dict[str, Any]) -> str:
+    environment = record.get("environment", {})
+    lines = [f"{key}: {value}" for key, value in environment.items() if key not in ("command", "pid")]
+    return "\n".join([f"command: {' '.join(environment.get('command', []))}", f"digest: {record['digest']}", *lines])

@@ -1,0 +1,221 @@
+"""What every attention must do. B batch, Q query and S source tokens, D width.
+
+@pytest.mark.parametrize("attention", [st.builds(Linear, heads=st.sampled_from([1, 2]), gate=gates)], ids=repr)
+class TestLinear(AttentionLaws):
+    pairs = False
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from core.kinds.attention import Attention
+from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
+from core.testing.mask import Table
+from core.train.streams import Streams
+
+NAN = float("nan")
+
+
+@attrs.frozen
+class Read:
+    """One call: a layer in float64, its queries, and the sources of cross attention where there are any."""
+
+    layer: nn.Module
+    x_BQD: Tensor
+    context_BSD: Tensor | None
+
+    @property
+    def sources_BSD(self) -> Tensor:
+        return self.x_BQD if self.context_BSD is None else self.context_BSD
+
+    def holding(self, sources_BSD: Tensor) -> Read:
+        """The same call with other sources."""
+        if self.context_BSD is None:
+            return attrs.evolve(self, x_BQD=sources_BSD)
+        return attrs.evolve(self, context_BSD=sources_BSD)
+
+    def outcome(self, keep_BQ: Tensor | None = None, **given: Any) -> list[Tensor]:
+        """What the kept queries read, and the gradients of that: sources, queries where they differ, parameters."""
+        sources_BSD = self.sources_BSD.clone().requires_grad_()
+        tokens = [sources_BSD]
+        if self.context_BSD is None:
+            out_BQD = self.layer(sources_BSD, **given)
+        else:
+            tokens.append(self.x_BQD.clone().requires_grad_())
+            out_BQD = self.layer(tokens[1], context_BSD=sources_BSD, **given)
+        kept = out_BQD if keep_BQ is None else out_BQD[keep_BQ]
+        return [kept.detach(), *gradients(kept, [*tokens, *self.layer.parameters()])]
+
+
+class AttentionLaws:
+    """Laws of `core.kinds.attention.Attention`; parametrise a subclass over `attention`, a plugin or a strategy."""
+
+    width: ClassVar[int] = 8
+    """the heads of every plugin must divide it"""
+    pairs: ClassVar[bool] = True
+    """False for attentions that refuse a mask over pairs"""
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_shape_and_dtype(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """The output has the shape and dtype of the queries, also under autocast."""
+        read = self.read(attention, data, seed, cross)
+        for dtype in (torch.float64, torch.float32):
+            x_BQD, layer = read.x_BQD.to(dtype), read.layer.to(dtype)
+            context_BSD = None if read.context_BSD is None else read.context_BSD.to(dtype)
+            for half in (False, dtype == torch.float32):
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    out_BQD = layer(x_BQD, context_BSD=context_BSD)
+                assert out_BQD.shape == x_BQD.shape
+                assert out_BQD.dtype == dtype
+                assert torch.isfinite(out_BQD).all()
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_padding_content(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """Padding changes neither values nor gradients, whatever it holds, and its own gradient is 0."""
+        read = self.read(attention, data, seed, cross)
+        real_BS = coins(seed + 3, *read.sources_BSD.shape[:2])
+        keep_BQ = None if cross else real_BS
+        clean = read.outcome(keep_BQ, real_BS=real_BS)
+        dirty = read.holding(read.sources_BSD.masked_fill(~real_BS[..., None], NAN)).outcome(keep_BQ, real_BS=real_BS)
+        close(dirty, clean)
+        assert (dirty[1][~real_BS] == 0).all()
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans(), extra=st.integers(0, 3))
+    def test_padding_appended(
+        self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool, extra: int
+    ) -> None:
+        """Appended padding changes nothing, and where there is none, saying so changes nothing either."""
+        read = self.read(attention, data, seed, cross)
+        batch, sources, width = read.sources_BSD.shape
+        longer_BSD = torch.cat([read.sources_BSD, torch.full((batch, extra, width), NAN).double()], dim=1)
+        real_BS = (torch.arange(sources + extra) < sources).expand(batch, -1)
+        keep_BQ = None if cross else real_BS
+        every_BQ = None if cross else real_BS[:, :sources]
+        padded, plain = read.holding(longer_BSD).outcome(keep_BQ, real_BS=real_BS), read.outcome(every_BQ)
+        padded[1] = padded[1][:, :sources]
+        close(padded, plain)
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_mask_content(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """A source hidden from a query by the mask changes neither its value nor its gradients.
+
+        Planted are 1e30 where the mask hides the source from all, and 1e3 where another query sees it.
+        """
+        if not self.pairs:
+            return
+        read = self.read(attention, data, seed, cross)
+        batch, sources, _ = read.sources_BSD.shape
+        queries = read.x_BQD.shape[1]
+        source = data.draw(st.integers(0, sources - 1))
+        shown_QS = coins(seed + 3, queries, sources)
+        if data.draw(st.booleans()):
+            shown_QS[:, source] = False
+        blind_Q = ~shown_QS[:, source]
+        planted_BSD = read.sources_BSD.clone()
+        planted_BSD[:, source] = 1e30 if blind_Q.all() else 1e3
+        if not cross:
+            blind_Q = blind_Q & (torch.arange(queries) != source)
+        keep_BQ = blind_Q.expand(batch, -1)
+        clean = read.outcome(keep_BQ, mask=Table(shown_QS))
+        dirty = read.holding(planted_BSD).outcome(keep_BQ, mask=Table(shown_QS))
+        close(dirty, clean)
+        assert (dirty[1][:, source] == 0).all()
+
+    @law
+    @given(data=st.data(), seed=seeds)
+    def test_mask_and_padding_agree(self, attention: Drawable[Attention], data: st.DataObject, seed: int) -> None:
+        """Hiding a source from all by the mask and calling it padding are the same."""
+        if not self.pairs:
+            return
+        read = self.read(attention, data, seed, cross=True)
+        sources = read.sources_BSD.shape[1]
+        real_S = coins(seed + 3, sources)
+        by_mask = read.outcome(mask=Table(real_S.expand(read.x_BQD.shape[1], -1)))
+        close(by_mask, read.outcome(real_BS=real_S.expand(len(read.x_BQD), -1)))
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_blind(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """Queries that see nothing attend to nothing: what comes out is one constant, and no token gets a gradient."""
+        read = self.read(attention, data, seed, cross)
+        nothing_BS = torch.zeros(read.sources_BSD.shape[:2], dtype=torch.bool)
+        out_BQD, *slopes = read.outcome(real_BS=nothing_BS)
+        close([out_BQD], [out_BQD[:1, :1].expand_as(out_BQD)])
+        assert all((slope == 0).all() for slope in slopes[: 2 if cross else 1])
+        assert all(torch.isfinite(slope).all() for slope in slopes)
+
+    @law
+    @given(data=st.data(), seed=seeds)
+    def test_sources_are_a_set(self, attention: Drawable[Attention], data: st.DataObject, seed: int) -> None:
+        """Permuting the sources leaves output and gradients as they are."""
+        read = self.read(attention, data, seed, cross=True)
+        order = torch.tensor(data.draw(st.permutations(range(read.sources_BSD.shape[1]))))
+        shuffled = read.holding(read.sources_BSD[:, order]).outcome()
+        shuffled[1] = shuffled[1][:, order.argsort()]
+        close(shuffled, read.outcome())
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_batch(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """A batch element is read as if it were alone."""
+        read = self.read(attention, data, seed, cross)
+        whole_BQD = read.layer(read.x_BQD, context_BSD=read.context_BSD)
+        for b in range(len(read.x_BQD)):
+            context_BSD = None if read.context_BSD is None else read.context_BSD[b : b + 1]
+            close([read.layer(read.x_BQD[b : b + 1], context_BSD=context_BSD)], [whole_BQD[b : b + 1]])
+
+    @law
+    @given(data=st.data(), seed=seeds)
+    def test_initial_values(self, attention: Drawable[Attention], data: st.DataObject, seed: int) -> None:
+        """Two arms start bit-equal wherever a name and a shape are the same, whatever else they own."""
+        arms = [started(drawn(data, attention).build(self.width), seed) for _ in range(2)]
+        one, other = (dict(arm.named_parameters()) for arm in arms)
+        shared = [name for name in one if name in other and one[name].shape == other[name].shape]
+        assert shared
+        assert all(torch.equal(one[name], other[name]) for name in shared)
+        again = dict(started(arms[0], seed + 1).named_parameters())
+        assert any(not torch.equal(other[name], again[name]) for name in shared)
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_randomness(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """In training a step's numbers come from the module's own streams, and the global state stays untouched."""
+        read = self.read(attention, data, seed, cross)
+        read.layer.train()
+        before, outcomes = torch.get_rng_state(), []
+        for _ in range(2):
+            Streams(seed).reseed(read.layer, step=3)
+            outcomes.append(read.outcome())
+        assert torch.equal(torch.get_rng_state(), before)
+        close(outcomes[1], outcomes[0], tolerance=0.0)
+
+    @law
+    @given(data=st.data(), seed=seeds, padded=st.booleans())
+    def test_meta(self, attention: Drawable[Attention], data: st.DataObject, seed: int, padded: bool) -> None:
+        """A layer builds and runs without memory, in training."""
+        with torch.device("meta"):
+            layer = drawn(data, attention).build(self.width)
+            real_BS = torch.empty(2, 5, dtype=torch.bool) if padded else None
+            out_BQD = layer(torch.empty(2, 3, self.width), context_BSD=torch.empty(2, 5, self.width), real_BS=real_BS)
+        assert out_BQD.is_meta
+        assert out_BQD.shape == (2, 3, self.width)
+
+    def read(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> Read:
+        """A layer of a drawn plugin with drawn numbers of sets and tokens."""
+        batch, queries = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7))
+        context_BSD = None
+        if cross:
+            context_BSD = randn(seed + 1, batch, data.draw(st.integers(1, 7)), self.width)
+        layer = started(drawn(data, attention).build(self.width), seed)
+        return Read(layer, randn(seed + 2, batch, queries, self.width), context_BSD)

@@ -1,0 +1,58 @@
+"""What the laws of several kinds draw: plugins, tensors, outcomes with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar, Union
+
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor, nn
+
+from core.train.streams import Streams
+
+P = TypeVar("P")
+Drawable: TypeAlias = Union[P, SearchStrategy[P]]  # noqa: UP007 - `|` takes no type variable
+
+law = settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+)
+seeds = st.integers(0, 2**32)
+
+
+def drawn(data: st.DataObject, plugin: Drawable[P]) -> P:
+    """A plugin as it stands, or one drawn from a strategy of plugins."""
+    return data.draw(plugin) if isinstance(plugin, SearchStrategy) else plugin
+
+
+def randn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Standard normal numbers that are a function of seed and shape, and not of the dtype."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def coins(seed: int, *shape: int, heads: float = 0.6) -> Tensor:
+    """Bool tensor with a share of True."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < heads
+
+
+def started(module: nn.Module, seed: int, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The module with the first values of a seed, in evaluation, in a dtype."""
+    Streams(seed).initialise(module)
+    return module.to(dtype).eval()
+
+
+def gradients(out: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of a fixed uneven sum of `out`; zeros for inputs that it does not depend on."""
+    if not (out.requires_grad and inputs):
+        return [torch.zeros_like(i) for i in inputs]
+    weights = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view_as(out)
+    return list(torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True, materialize_grads=True))
+
+
+def close(given: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float = 1e-9) -> None:
+    """Assert that two lists of tensors agree; NaN agrees with nothing."""
+    assert len(given) == len(wanted)
+    for one, other in zip(given, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,94 @@
+"""Checkpoints: weights as safetensors, the trainer's state as tensors and plain numbers, never a pickled class."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import RunFailed
+from core.files import sync_file, sync_folder
+
+FOLDER = "checkpoints"
+
+
+@attrs.frozen
+class Checkpoint:
+    """Everything that the next step depends on."""
+
+    step: int
+    model: dict[str, Tensor]
+    average: dict[str, Tensor]
+    """the averaged weights; empty without averaging"""
+    trainer: dict[str, Any]
+    """optimiser state, loader position, best validation"""
+
+
+def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `checkpoints/step-N` as a whole, then drop the oldest beyond `keep`.
+
+    Raises:
+        RunFailed: the disk is full or not writable; earlier checkpoints are untouched.
+    """
+    folder = run / FOLDER
+    target = folder / f"step-{checkpoint.step:08d}"
+    temporary = folder / f".{target.name}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _save_tensors(checkpoint.model, temporary / "model.safetensors")
+        if checkpoint.average:
+            _save_tensors(checkpoint.average, temporary / "average.safetensors")
+        torch.save(checkpoint.trainer, temporary / "trainer.pt")
+        for file in temporary.iterdir():
+            sync_file(file)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        sync_folder(folder)
+    except (OSError, RuntimeError) as error:
+        # torch and safetensors wrap a full disk into errors of their own.
+        shutil.rmtree(temporary, ignore_errors=True)
+        last = latest(run)
+        stands = f"the checkpoint of step {last[0]} stands" if last else "there is no earlier checkpoint"
+        raise RunFailed(
+            f"the checkpoint of step {checkpoint.step} could not be written to {folder}: {error}. {stands.capitalize()}; "
+            "make room and give the same command to go on"
+        ) from error
+    for _, old in _found(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def latest(run: Path) -> tuple[int, Path] | None:
+    """Step and folder of the newest whole checkpoint."""
+    found = _found(run)
+    return found[-1] if found else None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing in it can run code.
+
+    Raises:
+        RunFailed: a file is missing or damaged.
+    """
+    try:
+        model = load_file(path / "model.safetensors")
+        average = load_file(path / "average.safetensors") if (path / "average.safetensors").exists() else {}
+        trainer = torch.load(path / "trainer.pt", weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise RunFailed(f"checkpoint {path} cannot be read: {error}. Delete it to go on from the one before") from error
+    return Checkpoint(int(path.name.removeprefix("step-")), model, average, trainer)
+
+
+def _found(run: Path) -> list[tuple[int, Path]]:
+    return sorted((int(p.name.removeprefix("step-")), p) for p in (run / FOLDER).glob("step-*"))
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)

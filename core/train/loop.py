@@ -1,0 +1,230 @@
+"""The training loop: steps, validation, checkpoints. It knows a system, a source and streams, and nothing of cells.
+
+A step is a function of the weights, the optimiser's state and the step's number alone: batches are addressed by
+(epoch, index) and noise by the step, so a run that is killed and taken up again ends bit-identical on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from core.kinds import Batch, Source, Split, Strategy, System, Terms, Track
+from core.train.average import Average
+from core.train.checkpoint import Checkpoint, latest, load, save
+from core.train.guard import name_culprit
+from core.train.rundir import RunDir
+from core.train.settings import Train
+from core.train.streams import Streams, stream_seed
+
+VALID_DRAWS = 4
+"""draws of times and noise for each validation unit; the same in every validation"""
+
+
+@attrs.define
+class Place:
+    """Where training stands; saved with every checkpoint."""
+
+    step: int = 0
+    """optimiser steps taken"""
+    epoch: int = 0
+    index: int = 0
+    """next batch of the epoch"""
+    best: float = math.inf
+    stale: int = 0
+    """validations since the best one"""
+
+
+@attrs.frozen(kw_only=True)
+class Listener:
+    """How the loop reports; every call is cheap to ignore."""
+
+    step: Callable[[int, dict[str, float]], None]
+    """after each step"""
+    valid: Callable[[int, dict[str, float]], None]
+    """after each validation"""
+    say: Callable[[str], None]
+    """a sentence for the log"""
+
+
+class Trainer:
+    """One run's training, from its first step or from its newest checkpoint."""
+
+    def __init__(
+        self, *, system: System, source: Source, settings: Train, strategy: Strategy, device: torch.device, seed: int
+    ) -> None:
+        self.system, self.source, self.settings, self.strategy = system, source, settings, strategy
+        self.device, self.streams = device, Streams(seed)
+        self.train_split = source.split("train", self.streams)
+        self.valid_split = source.split("valid", self.streams)
+        self.model = system.build(source.describe())
+        self.streams.initialise(self.model)
+        self.model.to(device)
+        self.average = Average(self.model, settings.ema)
+        self.optimiser = torch.optim.AdamW(_groups(self.model, settings.weight_decay), lr=settings.lr, betas=settings.betas)
+        self.called = strategy.wrap(self.model)
+        self.place = Place()
+        self.total = settings.steps
+        if settings.epochs:
+            batches = math.ceil(settings.epochs * self.train_split.batches(0))
+            self.total = max(1, math.ceil(batches / settings.accumulate))
+
+    def take_up(self, run: RunDir) -> int:
+        """Go on from the newest checkpoint of a run; the step it stands at, 0 for none."""
+        found = latest(run.path)
+        if found is None:
+            return 0
+        state = load(found[1])
+        self.model.load_state_dict(state.model)
+        self.average.load(state.average)
+        self.optimiser.load_state_dict(state.trainer["optimiser"])
+        self.place = Place(**state.trainer["place"])
+        return self.place.step
+
+    def fit(self, run: RunDir, track: Track, listener: Listener, stop: Callable[[], bool]) -> bool:
+        """Train to the end; True when it was reached, False when `stop` asked to leave (a checkpoint is written).
+
+        Raises:
+            RunFailed: a loss or gradient is not finite, or a checkpoint cannot be written.
+        """
+        settings = self.settings
+        while self.place.step < self.total and not self._stale():
+            if stop():
+                self.checkpoint(run)
+                return False
+            began = time.perf_counter()
+            numbers = self._step()
+            step = self.place.step
+            numbers["seconds"] = time.perf_counter() - began
+            listener.step(step, numbers)
+            if step % settings.log_every == 0 or step == self.total:
+                track.log(step, {k: v for k, v in numbers.items() if k != "seconds"})
+            due = settings.validate_every and step % settings.validate_every == 0
+            if due or step == self.total:
+                valid = self.validate()
+                track.log(step, valid)
+                listener.valid(step, valid)
+                self._judge(valid["valid/loss"])
+            if settings.checkpoint_every and step % settings.checkpoint_every == 0 and step < self.total:
+                self.checkpoint(run)
+        if self._stale():
+            listener.say(f"stopped early at step {self.place.step}: no better validation in {settings.patience} tries")
+        self.checkpoint(run)
+        return True
+
+    def checkpoint(self, run: RunDir) -> None:
+        """Write the state after the current step."""
+        found = latest(run.path)
+        if found is not None and found[0] == self.place.step:
+            return
+        trainer = {"optimiser": self.optimiser.state_dict(), "place": attrs.asdict(self.place)}
+        state = Checkpoint(self.place.step, self.strategy.gather(self.model), self.average.weights, trainer)
+        save(run.path, state, self.settings.keep)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses of the averaged weights on the validation split, with the same times and noise every time."""
+        fixed = Streams(stream_seed("valid", self.streams.seed))
+        sums: dict[str, float] = {}
+        count = 0
+        with self.evaluating():
+            for unit, batch in enumerate(self.valid_split.units()):
+                for draw in range(VALID_DRAWS):
+                    terms = self.system.step(self.model, batch.to(self.device), fixed, unit * VALID_DRAWS + draw)
+                    for name, value in _numbers(terms, "valid").items():
+                        if not name.startswith("stat/"):
+                            sums[name] = sums.get(name, 0.0) + value
+                    count += 1
+        return {name: value / count for name, value in sums.items()}
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode, with its averaged weights."""
+        self.model.eval()
+        with self.average.swapped(self.model):
+            yield
+        self.model.train()
+
+    def _step(self) -> dict[str, float]:
+        settings, step = self.settings, self.place.step
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(settings, step, self.total)
+        numbers: dict[str, float] = {}
+        for micro in range(settings.accumulate):
+            draw = step * settings.accumulate + micro
+            batch = self._next(self.train_split).to(self.device)
+            terms = self._forward(batch, draw)
+            loss = terms.total() / settings.accumulate
+            if not torch.isfinite(loss):
+                raise name_culprit(self.model, lambda b=batch, d=draw: self._forward(b, d).total(), step + 1)  # type: ignore[misc]
+            self.strategy.backward(loss)
+            for name, value in _numbers(terms, "train").items():
+                numbers[name] = numbers.get(name, 0.0) + value / settings.accumulate
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
+        if not torch.isfinite(norm):
+            raise name_culprit(self.model, lambda: self._forward(batch, draw).total(), step + 1)
+        self.optimiser.step()
+        self.average.update(self.model, step)
+        self.place.step += 1
+        return numbers | {"lr": self.optimiser.param_groups[0]["lr"], "grad_norm": float(norm)}
+
+    def _forward(self, batch: Batch, draw: int) -> Terms:
+        self.streams.reseed(self.model, draw)
+        half = self.settings.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            return self.system.step(self.called, batch, self.streams, draw)
+
+    def _next(self, split: Split) -> Batch:
+        if self.place.index >= split.batches(self.place.epoch):
+            self.place.epoch, self.place.index = self.place.epoch + 1, 0
+        batch = split.batch(self.place.epoch, self.place.index)
+        self.place.index += 1
+        return batch
+
+    def _judge(self, loss: float) -> None:
+        better = loss < self.place.best
+        self.place.best = min(loss, self.place.best)
+        self.place.stale = 0 if better else self.place.stale + 1
+
+    def _stale(self) -> bool:
+        return bool(self.settings.patience) and self.place.stale >= self.settings.patience
+
+
+def learning_rate(settings: Train, step: int, total: int) -> float:
+    """Linear warm-up, then half a cosine down to `min_lr` of the peak (Loshchilov & Hutter 2017)."""
+    warm = min(settings.warmup, total // 2)
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    done = (step - warm) / max(1, total - warm)
+    return settings.lr * (settings.min_lr + (1 - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (biases, norms, gates) do not."""
+    named = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in named if p.dim() >= 2], "weight_decay": decay},
+        {"params": [p for p in named if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def _numbers(terms: Terms, split: str) -> dict[str, float]:
+    """A step's terms as flat named numbers; vectors get one number an entry."""
+    numbers = {f"{split}/loss": float(terms.total().detach())}
+    numbers |= {f"{split}/loss/{name}": float(value.detach()) for name, value in terms.losses.items()}
+    for name, value in terms.stats.items():
+        flat: Tensor = value.detach().float().reshape(-1)
+        if value.dim() == 0:
+            numbers[f"stat/{name}"] = float(flat[0])
+        else:
+            numbers |= {f"stat/{name}/{i}": float(v) for i, v in enumerate(flat)}
+    return numbers

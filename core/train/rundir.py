@@ -1,0 +1,131 @@
+"""A run's directory: who it is, how it stands, and nobody else in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+
+from core.errors import UserError
+from core.files import write_atomic, write_json
+from core.identity import digest
+
+SCHEMA = 1
+UNFINISHED = "running", "stopped", "failed"
+
+
+@attrs.define
+class RunDir:
+    """An open run directory. `run.json` says `running` until everything is written, and `done` only then."""
+
+    path: Path
+    record: dict[str, Any]
+    _lock: IO[str]
+
+    @classmethod
+    def open(cls, path: Path, identity: Mapping[str, Any], record: Mapping[str, Any], force: bool = False) -> RunDir:
+        """Create a run directory, or take up the one that holds this very run.
+
+        Args:
+            path: the directory.
+            identity: what makes this run this run (`core.identity.run_identity`).
+            record: further facts for a new `run.json`.
+            force: set an earlier run aside as `PATH.old-N` and begin anew.
+
+        Raises:
+            UserError: the directory cannot be written, is in use, holds something else, or holds another run.
+        """
+        if force and path.exists():
+            _set_aside(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / "lock").open("a+")
+        except OSError as error:
+            raise UserError(f"run directory {path} cannot be written ({error.strerror}); choose another with -o") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise UserError(f"{path} is in use by another process; wait for it, or choose another -o") from None
+        try:
+            return cls(path, _record(path, identity, record), lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    @property
+    def status(self) -> str:
+        return self.record["status"]
+
+    def set(self, **facts: Any) -> None:
+        """Add facts to `run.json`, atomically."""
+        self.record = {**self.record, **facts}
+        write_json(self.path / "run.json", self.record)
+
+    def write(self, name: str, content: bytes | str) -> Path:
+        """A file of the run, atomically."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+        return path
+
+    def close(self) -> None:
+        """Let others in."""
+        self._lock.close()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """`run.json` of a directory.
+
+    Raises:
+        UserError: no run lies there, or its record cannot be read.
+    """
+    try:
+        record = json.loads((path / "run.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} holds no run (no run.json). `core run` begins one.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / 'run.json'} cannot be read: {error}") from None
+    if record.get("schema") != SCHEMA:
+        raise UserError(f"{path / 'run.json'} has schema {record.get('schema')!r}; this core reads {SCHEMA}")
+    return record
+
+
+def _record(path: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    if not (path / "run.json").exists():
+        strangers = [p.name for p in path.iterdir() if p.name != "lock" and not p.name.endswith(".tmp")]
+        if strangers:
+            (path / "lock").unlink(missing_ok=True)
+            raise UserError(f"{path} is no run directory and not empty ({strangers[0]}, ...); choose a new one with -o")
+        fresh = {"schema": SCHEMA, "status": "running", "digest": digest(identity), "identity": dict(identity), **record}
+        write_json(path / "run.json", fresh)
+        return fresh
+    old = read_record(path)
+    if old["digest"] != digest(identity):
+        raise UserError(f"{path} holds another run: {_difference(old['identity'], identity)}. Choose another -o, or --force")
+    return old
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    flat_there, flat_here = (
+        {**{k: v for k, v in i.items() if k not in ("config", "parts")}, **i.get("parts", {}), **i.get("config", {})}
+        for i in (there, here)
+    )
+    keys = [k for k in {**flat_there, **flat_here} if flat_there.get(k) != flat_here.get(k)]
+    told = "; ".join(f"{k} is {flat_there.get(k, 'absent')} there and {flat_here.get(k, 'absent')} here" for k in keys[:3])
+    return told + (f", and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _set_aside(path: Path) -> None:
+    number = 1
+    while path.with_name(f"{path.name}.old-{number}").exists():
+        number += 1
+    try:
+        os.rename(path, path.with_name(f"{path.name}.old-{number}"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be set aside ({error.strerror}); choose another -o") from None

@@ -1,0 +1,277 @@
+"""One run from resolved configuration to report: what `core run` and `core resume` do."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from core import toml
+from core.config import Resolved
+from core.errors import RunFailed, UserError
+from core.hooks import Hooks
+from core.identity import digest, run_identity
+from core.kinds import Card, Evaluation, Source
+from core.registry import installed
+from core.report.store import save_evaluation
+from core.report.write import write_report
+from core.train.cost import Cost, measure
+from core.train.loop import Listener, Trainer
+from core.train.probe import watch_gates
+from core.train.progress import Progress
+from core.train.rundir import RunDir
+from core.train.settings import Run
+from core.train.streams import Streams
+
+
+@attrs.frozen(kw_only=True)
+class Opened:
+    """A configuration with its data: all that is known before a weight exists."""
+
+    resolved: Resolved
+    source: Source
+    card: Card
+    device: torch.device
+    identity: dict[str, Any]
+
+    @property
+    def run(self) -> Run:
+        return self.resolved.root
+
+    def place(self, out: str | None) -> Path:
+        """Where the run lives: `-o`, else `runs/<system>/<hash16>-s<seed>`."""
+        if out:
+            return Path(out)
+        system = self.resolved.settings["system"].value
+        return Path("runs") / system / f"{digest(self.identity)[:16]}-s{self.run.seed}"
+
+
+def open_run(resolved: Resolved) -> Opened:
+    """Read the data and say which run this is.
+
+    Raises:
+        UserError: the data are missing or malformed, or the device is not there.
+    """
+    run: Run = resolved.root
+    device = run.strategy.device(run.device)
+    source = run.data.open()
+    card = source.describe()
+    return Opened(
+        resolved=resolved,
+        source=source,
+        card=card,
+        device=device,
+        identity=run_identity(resolved, card.fingerprint, device.type),
+    )
+
+
+def cost_of(opened: Opened) -> Cost:
+    """Parameters and FLOPs of the configured model.
+
+    Raises:
+        UserError: the pieces do not fit together.
+    """
+    try:
+        return measure(opened.run.system, opened.card)
+    except ValueError as error:
+        raise UserError(f"these pieces do not fit together: {error}") from None
+
+
+def execute(opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: list[str]) -> tuple[Path, str]:
+    """Train, evaluate and report; or take up where an earlier process left; or find it all done.
+
+    Returns:
+        The run directory and how it stands now: `done` or `stopped`.
+
+    Raises:
+        UserError: the directory cannot be used.
+        RunFailed: training could not go on; the directory says so.
+    """
+    cost = cost_of(opened)
+    record = {
+        "system": opened.resolved.settings["system"].value,
+        "seed": opened.run.seed,
+        "data": {"name": opened.card.name, "fingerprint": opened.card.fingerprint},
+        "parameters": cost.parameters,
+        "flops_per_step": cost.flops,
+        "started": _now(),
+    }
+    run = RunDir.open(opened.place(out), opened.identity, record, force)
+    progress = Progress(quiet=quiet, log=run.path / "log.txt")
+    hooks = Hooks(installed(), progress.say)
+    try:
+        if run.status == "done":
+            progress.say(f"{run.path} is done already; --force trains it again")
+            return run.path, "done"
+        try:
+            return run.path, _go(run, opened, progress, hooks, argv)
+        except (KeyboardInterrupt, RunFailed, UserError, Exception) as error:
+            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            reason = "interrupted" if status == "stopped" else f"{type(error).__name__}: {error}"
+            _settle(run, status, reason, hooks)
+            if isinstance(error, OSError):
+                raise RunFailed(f"{run.path}: {error}; the run is marked failed, the same command goes on") from error
+            raise
+    finally:
+        progress.close()
+        run.close()
+
+
+def _settle(run: RunDir, status: str, reason: str, hooks: Hooks) -> None:
+    """Write down how a run ended early; on a full disk even that can fail, and `running` then stands: not complete."""
+    try:
+        run.set(status=status, reason=reason, ended=_now())
+    except OSError:
+        return
+    finally:
+        hooks.fire("core_run_end", run=run, status=status)
+
+
+def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: list[str]) -> str:
+    settings = opened.run
+    run.set(status="running", reason=None, ended=None, environment=_environment(opened, argv))
+    run.write("config.toml", toml.dump(opened.resolved))
+    run.write("parts.toml", toml.parts(opened.resolved))
+    if opened.device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    progress.say(f"run {run.path}")
+    progress.say(f"data {_told(opened.card)}")
+    progress.say(f"model {run.record['parameters']:,} parameters, {run.record['flops_per_step'] / 1e9:.3g} GFLOP a step")
+    trainer = Trainer(
+        system=settings.system,
+        source=opened.source,
+        settings=settings.train,
+        strategy=settings.strategy,
+        device=opened.device,
+        seed=settings.seed,
+    )
+    step = trainer.take_up(run)
+    if step:
+        progress.say(f"going on from the checkpoint of step {step}")
+    hooks.fire("core_run_start", run=run)
+    track = settings.tracker.start(run.path, step)
+    clock = _Clock(run.path / "timing.jsonl", step)
+
+    def stepped(at: int, numbers: dict[str, float]) -> None:
+        clock.add(numbers["seconds"])
+        progress.step(at, numbers["train/loss"])
+        hooks.fire("core_step_end", run=run, step=at, losses=numbers)
+
+    def validated(at: int, numbers: dict[str, float]) -> None:
+        progress.valid(at, numbers["valid/loss"])
+        hooks.fire("core_eval_end", run=run, step=at, metrics=numbers)
+
+    with stop_on_signal(progress.say) as stop, progress.training(step, trainer.total):
+        finished = trainer.fit(run, track, Listener(step=stepped, valid=validated, say=progress.say), stop)
+    track.finish()
+    clock.write(trainer.place.step)
+    if not finished:
+        progress.say(f"stopped at step {trainer.place.step}; the same command, or `core resume {run.path}`, goes on")
+        _settle(run, "stopped", "interrupted", hooks)
+        return "stopped"
+    progress.say("evaluating on held-out data")
+    evaluation, gates = evaluate(trainer)
+    save_evaluation(run, evaluation, gates)
+    sections = [tuple(s) for found in hooks.fire("core_report_sections", run=run) for s in found]
+    write_report(run.path, opened.run.system, sections)
+    run.set(status="done", ended=_now(), steps=trainer.place.step)
+    hooks.fire("core_run_end", run=run, status="done")
+    return "done"
+
+
+def evaluate(trainer: Trainer) -> tuple[Evaluation, dict[str, Any]]:
+    """Scores on the test split with the averaged weights, and what the gates did on the validation split."""
+    with watch_gates(trainer.model) as gates:
+        trainer.validate()
+    with trainer.evaluating():
+        evaluation = trainer.system.evaluate(trainer.model, trainer.source, "test", Streams(trainer.streams.seed))
+    return evaluation, gates
+
+
+@contextmanager
+def stop_on_signal(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop after the step; a second SIGINT interrupts at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+        say("stopping after this step and writing a checkpoint; Ctrl-C again leaves at once")
+
+    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+class _Clock:
+    """Seconds of steps, kept apart from metrics.jsonl, which must be equal from run to run."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.begin, self.seconds = path, step, [0.0, 0.0]
+
+    def add(self, seconds: float) -> None:
+        self.seconds = [self.seconds[0] + seconds, self.seconds[1] + 1]
+
+    def write(self, step: int) -> None:
+        total, steps = self.seconds
+        if steps:
+            with self.path.open("a") as handle:
+                handle.write(f'{{"from": {self.begin}, "to": {step}, "seconds_per_step": {total / steps:.6g}}}\n')
+
+
+def _told(card: Card) -> str:
+    splits = ", ".join(f"{n:,} {name}" for name, n in card.splits.items())
+    return f"{card.name}: {splits}; {', '.join(f'{v:,} {k}' for k, v in card.sizes.items())}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _environment(opened: Opened, argv: list[str]) -> dict[str, Any]:
+    rows = [s.row for s in opened.resolved.settings.values() if s.row is not None]
+    told: Mapping[str, Any] = {
+        "command": argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "distributions": dict(sorted({r.origin.name: r.origin.version for r in rows}.items())),
+        "numpy": version("numpy"),
+        "device": str(opened.device),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "commit": _commit(),
+        "pid": os.getpid(),
+    }
+    return dict(told)
+
+
+def _commit() -> str | None:
+    """The revision of the checkout that core runs from, `+` where it was changed; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head, dirty = (
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.strip() + ("+" if dirty.strip() else "")
+
+

@@ -1,0 +1,172 @@
+"""Pairwise attention: each query weighs every source that it may see.
+
+B batch, Q query and S source tokens, N either, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.kinds.attention import Attention
+from core.kinds.gate import Gate
+from core.kinds.kernel import Kernel, Request
+from core.kinds.mask import Mask
+from core.kinds.sparsifier import Sparsifier
+from core.params import knob, params, slot
+from core.train.streams import Dropout
+
+
+@params
+class Pairwise(Attention):
+    """Multi-head attention by weights over pairs of tokens, self or cross.
+
+    out = W_o [gate(x) * sparsify(q k^T / sqrt(K) + bias, visible) v] (Vaswani et al. 2017, eq. 1; the gate: Qiu et al.
+    2025, arXiv:2505.06708, position G1). Nothing tells where a token stands: without a mask or a bias the sources are
+    a set. Dropout acts on the projected output, not on the weights, so that it never blocks a fused kernel.
+    """
+
+    heads: int = knob(8, "number of heads; must divide the width", ge=1)
+    qk_norm: bool = knob(
+        True,
+        "RMS-normalise queries and keys within a head, which bounds the logits",
+        source="Henry et al. 2020, arXiv:2010.04245; Zhang and Sennrich 2019, arXiv:1910.07467",
+    )
+    dropout: float = knob(0.0, "share of output channels dropped in training", ge=0.0, lt=1.0)
+    mask: Mask = slot("full", "which pairs may see each other")
+    sparsifier: Sparsifier = slot("softmax", "turns logits into weights")
+    gate: Gate = slot("none", "scales what a head read")
+    kernel: Kernel = slot("auto", "how the sum is computed")
+
+    def build(self, width: int) -> PairwiseLayer:
+        return PairwiseLayer(self, width)
+
+
+class PairwiseLayer(nn.Module):
+    """The module of `Pairwise`: four projections, two norms, and what the slots build."""
+
+    def __init__(self, plugin: Pairwise, width: int) -> None:
+        super().__init__()
+        head = head_width(width, plugin.heads)
+        self.plugin = plugin
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.query_norm: nn.Module = HeadNorm(head) if plugin.qk_norm else nn.Identity()
+        self.key_norm: nn.Module = HeadNorm(head) if plugin.qk_norm else nn.Identity()
+        self.sparsifier = plugin.sparsifier.build(plugin.heads)
+        self.gate = plugin.gate.build(width, plugin.heads, head)
+        self.dropout = Dropout(plugin.dropout)
+
+    def forward(
+        self,
+        x_BQD: Tensor,
+        mask: Mask | None = None,
+        *,
+        context_BSD: Tensor | None = None,
+        bias: Tensor | None = None,
+        real_BS: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens after attention, (B, Q, D), of the dtype of `x_BQD`.
+
+        Args:
+            x_BQD: queries; also the sources where `context_BSD` is None.
+            mask: what the data imposes on pairs; joined with the plugin's own mask by `&`. The content of a token
+                that it hides leaks nothing as long as it is finite.
+            context_BSD: sources of cross attention.
+            bias: added to the logits, broadcastable to (B, H, Q, S).
+            real_BS: bool, False on source tokens that are padding, whatever they hold, NaN included. Pass None where
+                nothing is padded: only then can a kernel without a mask be chosen, as looking would cost a
+                synchronisation.
+
+        Raises:
+            ValueError: the chosen kernel cannot serve this mask, bias or padding.
+        """
+        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
+        self._check(joined, bias is not None, real_BS is not None, x_BQD.device.type)
+        x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS)
+        q_BHQK, k_BHSK, v_BHSK = self._project(x_BQD, context_BSD)
+        out_BHQK = self.plugin.kernel.attend(
+            q_BHQK, k_BHSK, v_BHSK, joined, self.sparsifier, real_BS=real_BS, bias=bias
+        )
+        gated_BQHK = self.gate(out_BHQK, x_BQD).transpose(1, 2)
+        return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
+
+    def weights(
+        self,
+        x_BQD: Tensor,
+        mask: Mask | None = None,
+        *,
+        context_BSD: Tensor | None = None,
+        bias: Tensor | None = None,
+        real_BS: Tensor | None = None,
+    ) -> Tensor:
+        """The weights that `forward` gives the sources, (B, H, Q, S), for figures: O(Q * S) memory.
+
+        They are what the kernel itself returns where the values are the unit vectors. Arguments as in `forward`.
+        """
+        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
+        x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS)
+        q_BHQK, k_BHSK, v_BHSK = self._project(x_BQD, context_BSD)
+        unit_SS = torch.eye(v_BHSK.shape[2], dtype=v_BHSK.dtype, device=v_BHSK.device)
+        unit_BHSS = unit_SS.expand(*v_BHSK.shape[:2], -1, -1)
+        return self.plugin.kernel.attend(q_BHQK, k_BHSK, unit_BHSS, joined, self.sparsifier, real_BS=real_BS, bias=bias)
+
+    def _project(self, x_BQD: Tensor, context_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = (self.plugin.heads, -1)
+        q_BQHK = self.query(x_BQD).unflatten(-1, heads)
+        k_BSHK = self.key(context_BSD).unflatten(-1, heads)
+        v_BSHK = self.value(context_BSD).unflatten(-1, heads)
+        q_BQHK, k_BSHK = self.query_norm(q_BQHK), self.key_norm(k_BSHK)
+        return q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2), v_BSHK.transpose(1, 2)
+
+    def _check(self, mask: Mask, biased: bool, padded: bool, device: str) -> None:
+        request = Request(fused=self.plugin.sparsifier.fused, form=mask.form, padded=padded, bias=biased, device=device)
+        reason = self.plugin.kernel.refuses(request)
+        if reason is not None:
+            raise ValueError(f"{reason}; choose kernel = auto, which finds one that can")
+
+
+class HeadNorm(nn.Module):
+    """RMS norm over the head width with one learned scale a channel, shared by the heads.
+
+    Computed in float32 or wider and returned in the dtype it was given (Zhang and Sennrich 2019, eq. 4).
+    """
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(head_width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scales start at 1."""
+        nn.init.ones_(self.weight)
+
+    def forward(self, x_BNHK: Tensor) -> Tensor:
+        wide = torch.promote_types(x_BNHK.dtype, torch.float32)
+        return F.rms_norm(x_BNHK.to(wide), self.weight.shape, self.weight.to(wide), eps=1e-6).to(x_BNHK.dtype)
+
+
+def head_width(width: int, heads: int) -> int:
+    """Channels of one head.
+
+    Raises:
+        ValueError: the width does not divide into the heads.
+    """
+    if width % heads:
+        fits = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
+        raise ValueError(f"a width of {width} does not divide into {heads} heads; heads may be {fits}")
+    return width // heads
+
+
+def without_padding(x_BQD: Tensor, context_BSD: Tensor | None, real_BS: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries and sources, with zeros where sources are padding.
+
+    Done before the projections: a gradient of 0 times NaN would reach their weights otherwise.
+    """
+    sources_BSD = x_BQD if context_BSD is None else context_BSD
+    if real_BS is not None:
+        sources_BSD = torch.where(real_BS[..., None], sources_BSD, 0.0)
+    return (sources_BSD if context_BSD is None else x_BQD), sources_BSD

@@ -1,0 +1,43 @@
+"""Softmax over the visible sources. B batch, H heads, Q query and S source tokens."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from core.kinds.sparsifier import Sparsifier
+from core.params import params
+
+
+@params
+class Softmax(Sparsifier):
+    """w_s = exp(l_s) / sum over visible s' of exp(l_s'): every visible source keeps some weight.
+
+    Source: Vaswani et al. 2017, eq. 1; the factor 1 / sqrt(K) is the kernel's. Not to be confused with sparsemax or
+    entmax, which give exact zeros to visible sources as well.
+    """
+
+    fused: ClassVar[bool] = True
+
+    def build(self, heads: int) -> SoftmaxWeights:
+        return SoftmaxWeights()
+
+
+class SoftmaxWeights(nn.Module):
+    """Softmax whose hidden entries are exact zeros; it owns no parameters."""
+
+    fused: ClassVar[bool] = True
+
+    def forward(self, logits_BHQS: Tensor, visible: Tensor) -> Tensor:
+        """Weights (B, H, Q, S) of the dtype of the logits; rows sum to 1, or are 0 where nothing is visible.
+
+        Args:
+            logits_BHQS: real numbers; what hidden entries hold does not matter.
+            visible: bool, broadcastable to the logits, True where the source may be read.
+        """
+        hidden = ~visible
+        # The lowest finite number, not -inf: a row that sees nothing stays finite in the softmax and in its gradient.
+        lowest = torch.finfo(logits_BHQS.dtype).min
+        return torch.softmax(logits_BHQS.masked_fill(hidden, lowest), dim=-1).masked_fill(hidden, 0.0)

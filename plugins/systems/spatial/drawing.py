@@ -1,0 +1,169 @@
+"""How the figures of a spatial evaluation are drawn. N cells, P axes of space, k genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import attrs
+import numpy as np
+
+from core.kinds.system import Score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 9.0
+"""inches; 864 px in a page"""
+MODEL, PLAIN, CEILING = "#D55E00", "#5B6670", "#0072B2"
+
+
+@final
+@attrs.frozen(eq=False)
+class Paint:
+    """How the dots of a unit are coloured, and what explains it."""
+
+    colours: np.ndarray
+    """a colour a dot (N,), or values (N,) from 0 to 1 where the legend is empty"""
+    says: str
+    """a sentence for the caption"""
+    legend: dict[str, str] = attrs.field(factory=dict)
+    """name of a group to its colour"""
+
+
+def draw_tissue(panels: dict[str, np.ndarray], planes: list[tuple[int, int]], paint: Paint) -> Figure:
+    true_NP, *placed = panels.values()
+    low_P, high_P = true_NP.min(0), true_NP.max(0)
+    for x_NP in placed:
+        low_P, high_P = np.minimum(low_P, np.quantile(x_NP, 0.005, 0)), np.maximum(high_P, np.quantile(x_NP, 0.995, 0))
+    wide = WIDTH / len(panels)
+    tall = sum(wide * _ratio(high_P - low_P, plane) for plane in planes)
+    lines = -(-len(paint.legend) // 4)
+    figure = _figure(tall + 0.7 + 0.24 * lines if paint.legend else tall + 1.2)
+    axes = figure.subplots(len(planes), len(panels), squeeze=False)
+    for row, plane in zip(axes, planes, strict=True):
+        for ax, (title, x_NP) in zip(row, panels.items(), strict=True):
+            dots = _scatter(ax, x_NP, plane, paint.colours, (0.0, 1.0))
+            _frame(ax, low_P, high_P, plane)
+            if plane == planes[0]:
+                ax.set_title(title, fontsize=11)
+    if paint.legend:
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], marker="o", ls="", ms=7, color=colour) for colour in paint.legend.values()]
+        figure.legend(handles, list(paint.legend), loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    else:
+        bar = figure.colorbar(dots, ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[0, 1])
+        bar.ax.set_xticklabels(["one end", "other end"])
+        bar.set_label("true place along the longest axis")
+    return figure
+
+
+def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, model_Nk: np.ndarray) -> Figure:
+    plane = planes_of(position_NP)[0]
+    low_P, high_P = position_NP.min(0), position_NP.max(0)
+    wide = WIDTH / max(3, len(names))
+    figure = _figure(2 * wide * _ratio(high_P - low_P, plane) + 1.4)
+    axes = figure.subplots(2, len(names), squeeze=False)
+    for gene, name in enumerate(names):
+        low, high = np.quantile(true_Nk[:, gene], (0.02, 0.98))
+        for row, values_Nk in enumerate((true_Nk, model_Nk)):
+            ax = axes[row, gene]
+            dots = _scatter(ax, position_NP, plane, values_Nk[:, gene], (low, high))
+            _frame(ax, low_P, high_P, plane)
+        axes[0, gene].set_title(name, fontsize=12, style="italic")
+        both = np.stack([true_Nk[:, gene], model_Nk[:, gene]])
+        r = np.corrcoef(both)[0, 1] if (np.ptp(both, 1) > 0).all() else 0.0
+        axes[1, gene].set_title(f"r = {r:.2f}", fontsize=10)
+        figure.colorbar(dots, ax=list(axes[:, gene]), location="bottom", shrink=0.8, aspect=25, extend="both")
+    for row, name in enumerate(("measured", "model")):
+        axes[row, 0].set_ylabel(name, fontsize=11)
+    return figure
+
+
+def draw_scores(scores: list[Score]) -> Figure:
+    metrics = list(dict.fromkeys(s.metric for s in scores))
+    arms = list(dict.fromkeys(s.arm for s in scores))
+    arms.sort(key=lambda arm: {"ceiling": 0, "model": 1}.get(arm, 2))
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = _figure(rows * (0.26 * len(arms) + 0.95))
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for ax in axes.flat[len(metrics) :]:
+        ax.set_axis_off()
+    for ax, metric in zip(axes.flat, metrics, strict=False):
+        here = {s.arm: s for s in scores if s.metric == metric}
+        for arm, score in here.items():
+            y = arms.index(arm)
+            colour, marker = {"model": (MODEL, "o"), "ceiling": (CEILING, "D")}.get(arm, (PLAIN, "o"))
+            if len(score.units) > 1:
+                ax.plot(list(score.units.values()), [y] * len(score.units), "o", ms=3, color=colour, alpha=0.35, mew=0)
+            ax.plot([score.value], [y], marker, ms=8 if arm == "model" else 6.5, color=colour, zorder=3)
+            weight = "bold" if arm == "model" else "normal"
+            ax.annotate(
+                f"{score.value:.3g}",
+                (1.02, y),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=9,
+                weight=weight,
+            )
+            if arm == "ceiling":
+                ax.axvline(score.value, color=colour, lw=1, ls=":", zorder=1)
+        some = next(iter(here.values()))
+        ax.set_title(some.label.replace(" (", "\n(", 1), fontsize=10)
+        ax.set_xlabel("better →" if some.higher else "← better", fontsize=9, color="#333333")
+        ax.grid(axis="x", color="#E8E8E8", lw=0.8)
+        ax.tick_params(axis="x", labelsize=8.5)
+        ax.tick_params(axis="y", length=0)
+        ax.margins(x=0.12)
+        ax.locator_params(axis="x", nbins=4)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_yticks(range(len(arms)), arms, fontsize=10)
+        ax.set_ylim(len(arms) - 0.5, -0.5)
+    return figure
+
+
+def planes_of(true_NP: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs of axes to look at: the first two, and where there is depth the first and third."""
+    span_P = np.ptp(true_NP, 0)
+    return [(0, 1), (0, 2)] if len(span_P) > 2 and span_P[2] > 0.02 * span_P.max() else [(0, 1)]
+
+
+def _scatter(
+    ax: Any, x_NP: np.ndarray, plane: tuple[int, int], colours_N: np.ndarray, limits: tuple[float, float]
+) -> Any:
+    """Dots, those nearest to the eye on top; without depth in a random order, so that no group hides another.
+
+    `colours_N` are colours, or values that run through the colour map from the first to the second limit.
+    """
+    hidden = [axis for axis in range(x_NP.shape[1]) if axis not in plane]
+    depth_N = x_NP[:, hidden[0]] if hidden else np.random.default_rng(0).random(len(x_NP))
+    order_N = np.argsort(depth_N, kind="stable")
+    size = float(np.clip(7000 / len(x_NP), 1.5, 22))
+    scale = {} if colours_N.dtype.kind == "U" else {"cmap": "viridis", "vmin": limits[0], "vmax": limits[1]}
+    # Thousands of vector dots would make a file of megabytes.
+    return ax.scatter(*x_NP[order_N][:, plane].T, c=colours_N[order_N], s=size, lw=0, rasterized=True, **scale)
+
+
+def _frame(ax: Any, low_P: np.ndarray, high_P: np.ndarray, plane: tuple[int, int]) -> None:
+    margin = 0.04 * (high_P - low_P).max()
+    ax.set_xlim(low_P[plane[0]] - margin, high_P[plane[0]] + margin)
+    ax.set_ylim(low_P[plane[1]] - margin, high_P[plane[1]] + margin)
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for side in ax.spines.values():
+        side.set_color("#CCCCCC")
+
+
+def _ratio(span_P: np.ndarray, plane: tuple[int, int]) -> float:
+    """Height over width of a panel, kept readable."""
+    return float(np.clip(span_P[plane[1]] / max(span_P[plane[0]], 1e-12), 0.25, 1.5))
+
+
+def _figure(height: float) -> Figure:
+    """An empty figure of the page's width. The object interface: pyplot would keep every figure of a process alive."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), dpi=150, layout="constrained")

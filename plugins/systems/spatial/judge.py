@@ -1,0 +1,106 @@
+"""Scores of the spatial system and of its baselines, unit by unit.
+
+N cells, G genes, P axes of space.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from core.kinds import Batch, Evaluation, Metric, Score, Source, Tally
+from core.kinds.metric import key
+from plugins.systems.spatial import baselines
+from plugins.systems.spatial.network import MODALITIES
+
+MODEL, SAMPLE, CEILING = "model", "model, one sample", "ceiling"
+TASKS = {"position": "expression to position", "expression": "position to expression"}
+SHOWN_GENES = 3
+
+Arms = dict[str, np.ndarray]
+"""predictions (N, ...) of one modality, by arm"""
+
+
+class Judge:
+    """Collects predictions unit by unit and turns them into scores, notes and the arrays of figures."""
+
+    def __init__(self, metrics: tuple[Metric, ...]) -> None:
+        self.metrics = metrics
+        self.tallies: dict[tuple[str, str], list[Tally]] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        self.ceiling = False
+
+    def add(self, unit: Batch, arms: dict[str, Arms], known: Arms, source: Source, generator: torch.Generator) -> None:
+        """Score one unit.
+
+        Args:
+            unit: the truth, one set.
+            arms: the model's predictions by modality and arm.
+            known: all training cells by modality, what the baselines learn from.
+            source: asked for the best that could be done.
+            generator: noise of the random baselines.
+        """
+        name, true = unit.units[0], cells_of(unit)
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        arms["position"] |= baselines.place(known["expression"], known["position"], true["expression"], rng)
+        arms["expression"] |= baselines.impute(known["expression"], known["position"], true["position"], rng)
+        for modality, values in source.oracle(unit).items():
+            arms[modality][CEILING] = values
+            self.ceiling = True
+        for modality, by_arm in arms.items():
+            for arm, values in by_arm.items():
+                fresh = [Tally(metric) for metric in self.metrics if metric.of == modality]
+                for tally in self.tallies.setdefault((modality, arm), fresh):
+                    tally.update(name, values, true[modality])
+        self._keep(name, unit, true, arms, source)
+
+    def evaluation(self) -> Evaluation:
+        """Everything that was scored."""
+        scores = tuple(
+            Score(
+                task=TASKS[modality],
+                arm=arm,
+                metric=key(tally.metric),
+                value=tally.value(),
+                higher=tally.metric.higher,
+                label=tally.metric.label,
+                units=tally.scores,
+            )
+            for modality in TASKS
+            for (m, arm), tallies in self.tallies.items()
+            if m == modality
+            for tally in tallies
+        )
+        notes = [
+            f"'{MODEL}' is the mean that the network predicts from noise alone; '{SAMPLE}' is one draw by the solver, as "
+            "varied as real cells and therefore further from each of them.",
+        ]
+        if self.ceiling:
+            notes.append(f"'{CEILING}' knows the simulator; nothing that sees the data alone can do better on average.")
+        return Evaluation(scores=scores, notes=tuple(notes), arrays=self.arrays)
+
+    def _keep(self, name: str, unit: Batch, true: Arms, arms: dict[str, Arms], source: Source) -> None:
+        """The arrays that the figures of a unit need; the genes shown are those the model does best on."""
+        self.arrays[f"true/{name}"] = true["position"]
+        self.arrays[f"type/{name}"] = unit.fields["cell_type"][0][unit.real_BN[0]].numpy()
+        self.arrays |= {f"placed/{arm}/{name}": values for arm, values in arms["position"].items()}
+        names = np.array(source.names("genes"))
+        if "genes" not in self.arrays:
+            order = np.argsort(-_correlation(arms["expression"][MODEL], true["expression"]))
+            self.arrays["genes"] = names[order[:SHOWN_GENES]]
+            self.arrays["cell_types"] = np.array(source.names("cell_types"), dtype=str)
+        shown = [int(np.flatnonzero(names == gene)[0]) for gene in self.arrays["genes"]]
+        self.arrays[f"expression_true/{name}"] = true["expression"][:, shown]
+        self.arrays[f"expression_model/{name}"] = arms["expression"][MODEL][:, shown]
+
+
+def cells_of(batch: Batch) -> Arms:
+    """The real cells of a batch of one set, by modality."""
+    return {m: batch.fields[m][0][batch.real_BN[0]].cpu().numpy() for m in MODALITIES}
+
+
+def _correlation(a_NG: np.ndarray, b_NG: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each column; 0 where one of the two is constant."""
+    a, b = a_NG - a_NG.mean(0), b_NG - b_NG.mean(0)
+    scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    return np.divide((a * b).sum(0), scale, out=np.zeros(a.shape[1], a.dtype), where=scale > 1e-12)

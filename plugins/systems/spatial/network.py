@@ -1,0 +1,81 @@
+"""The denoising network of the spatial system: a transformer over the cells of a set.
+
+B sets, N cells, G genes, P axes of space, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from core.kinds import FFN, Attention, Aux, Card, Encoder
+from core.train.streams import Dropout
+
+FREQUENCIES = 16
+"""sines and cosines that a time is told in"""
+
+MODALITIES = ("expression", "position")
+
+
+class Network(nn.Module):
+    """Noisy expression and positions, each at its own time, to clean ones.
+
+    Every layer is told both times by scale and shift of its norms (Peebles & Xie 2023, arXiv:2212.09748, adaLN), and
+    padding is respected in every layer. Outputs are raw: `Denoiser` weighs them against the input.
+    """
+
+    def __init__(
+        self, card: Card, *, width: int, depth: int, dropout: float, encoder: Encoder, attention: Attention, ffn: FFN
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder.build(card, width)
+        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES * len(MODALITIES), width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(Block(width, dropout, attention, ffn) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.expression = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, card.sizes["genes"]))
+        self.position = nn.Linear(width, card.sizes["dims"])
+
+    def forward(self, fields: dict[str, Tensor], times: dict[str, Tensor], real_BN: Tensor) -> tuple[dict[str, Tensor], Aux]:
+        """Raw outputs by modality and what the layers say beside them, both named by the layer."""
+        padded = not real_BN.is_meta and not bool(real_BN.all())
+        hidden_BN = real_BN if padded else None
+        condition_BD = self.time(torch.cat([_waves(times[m]) for m in MODALITIES], -1))
+        x_BND = self.encoder(fields, real_BN).x_BTD
+        losses, stats = {}, {}
+        for i, block in enumerate(self.blocks):
+            x_BND, aux = block(x_BND, condition_BD, hidden_BN)
+            losses |= {f"{name}/{i}": value for name, value in aux.losses.items()}
+            stats |= {f"layer {i}/{name}": value for name, value in aux.stats.items()}
+        x_BND = self.norm(x_BND)
+        return {"expression": self.expression(x_BND), "position": self.position(x_BND)}, Aux(losses, stats)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on a normalised, modulated input, each added to the stream."""
+
+    def __init__(self, width: int, dropout: float, attention: Attention, ffn: FFN) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_ffn = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 6 * width)
+        self.attention = attention.build(width)
+        self.ffn = ffn.build(width)
+        self.dropout_attention = Dropout(dropout)
+        self.dropout_ffn = Dropout(dropout)
+
+    def forward(self, x_BND: Tensor, condition_BD: Tensor, real_BN: Tensor | None) -> tuple[Tensor, Aux]:
+        steer = self.modulation(nn.functional.silu(condition_BD))[:, None].chunk(6, -1)
+        scale_a, shift_a, open_a, scale_f, shift_f, open_f = steer
+        read = self.attention(self.norm_attention(x_BND) * (1 + scale_a) + shift_a, real_BS=real_BN)
+        x_BND = x_BND + (1 + open_a) * self.dropout_attention(read)
+        thought, aux = self.ffn(self.norm_ffn(x_BND) * (1 + scale_f) + shift_f, real_BN)
+        return x_BND + (1 + open_f) * self.dropout_ffn(thought), aux
+
+
+def _waves(t_B: Tensor) -> Tensor:
+    """A time in [0, 1] as sines and cosines of octaves of one turn, (B, 2 FREQUENCIES)."""
+    frequency = torch.exp2(torch.arange(FREQUENCIES, device=t_B.device, dtype=t_B.dtype) * (8 / FREQUENCIES)) * math.pi
+    phase = t_B[:, None] * frequency
+    return torch.cat([phase.sin(), phase.cos()], -1)

@@ -1,0 +1,229 @@
+"""Joint diffusion of the expression and the coordinates of a set of cells.
+
+A set is cells of one section. Both modalities are noised along a path, each at its own time, and one network predicts
+the clean values of both (data prediction). With one modality clean the same network gives the conditionals: where does
+a cell with this expression sit, and what does a cell at this place express.
+After LUNA (doi:10.1101/2025.02.13.638045), with coordinates and expression treated alike.
+
+B sets, N cells, G genes, P axes of space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.kinds import (
+    FFN,
+    Attention,
+    Aux,
+    Batch,
+    Card,
+    Encoder,
+    Evaluation,
+    FlowPath,
+    Loss,
+    Metric,
+    Noise,
+    Picture,
+    Solver,
+    Source,
+    System,
+    Terms,
+    Time,
+    Tree,
+)
+from core.params import knob, params, slot
+from core.train.streams import Streams
+from plugins.systems.spatial.judge import MODEL, SAMPLE, Arms, Judge, cells_of
+from plugins.systems.spatial.network import MODALITIES, Network
+from plugins.systems.spatial.pictures import pictures
+
+@params
+class Spatial(System):
+    """Joint diffusion of expression and 2-D or 3-D coordinates of the cells of a section."""
+
+    width: int = knob(128, "model width", ge=8)
+    depth: int = knob(4, "layers", ge=1)
+    dropout: float = knob(0.1, "share of each layer's output that is dropped in training", ge=0.0, lt=1.0)
+    encoder: Encoder = slot("cell", "cells become tokens")
+    attention: Attention = slot("softmax", "cells read from each other")
+    ffn: FFN = slot("dense", "each cell on its own")
+    path: FlowPath = slot("cosine", "how data turn into noise")
+    position_path: FlowPath | None = slot(None, "another path for positions; none: the same")
+    time: Time = slot("independent", "which times a training step visits")
+    solver: Solver = slot("ddpm", "from noise to data")
+    sampling: int = knob(50, "solver steps", ge=1)
+    expression_loss: tuple[Loss, ...] = slot(("mse",), "how wrong predicted expression is")
+    position_loss: tuple[Loss, ...] = slot(("distance_mse", "mse"), "how wrong predicted positions are")
+    expression_weight: float = knob(1.0, "weight of the expression loss", ge=0.0)
+    position_weight: float = knob(1.0, "weight of the position loss", ge=0.0)
+    rotate: bool = knob(
+        False, "turn and mirror each training set at random, for sections without a common frame; drop the loss mse then"
+    )
+    metrics: tuple[Metric, ...] = slot(
+        (
+            "distance_spearman",
+            "contact_f1",
+            "knn_preservation",
+            "procrustes",
+            "distance_error",
+            "rssd",
+            "pearson_gene",
+            "pearson_cell",
+            "expression_mse",
+        ),
+        "what the evaluation reports",
+    )
+
+    def build(self, card: Card) -> nn.Module:
+        return Network(
+            card,
+            width=self.width,
+            depth=self.depth,
+            dropout=self.dropout,
+            encoder=self.encoder,
+            attention=self.attention,
+            ffn=self.ffn,
+        )
+
+    def example(self, card: Card) -> Batch:
+        sizes = card.sizes
+        shape = (sizes["sets_per_batch"], sizes["set_size"])
+        fields = {
+            "expression": torch.empty(*shape, sizes["genes"]),
+            "position": torch.empty(*shape, sizes["dims"]),
+        }
+        return Batch(fields, torch.ones(shape, dtype=torch.bool), ("",) * shape[0])
+
+    def step(self, model: nn.Module, batch: Batch, streams: Streams, step: int) -> Terms:
+        real = batch.real_BN
+        data = {m: batch.fields[m] for m in MODALITIES}
+        if self.rotate:
+            data["position"] = data["position"] @ _frames(data["position"], streams.generator("frame", step))
+        times = self.time.draw(real.shape[0], MODALITIES, streams.generator("time", step))
+        times = {m: t.to(real.device) for m, t in times.items()}
+        noise = _noise(data, real, streams.generator("noise", step))
+        noisy = {m: self._path(m).point(noise[m], data[m], times[m]).x_t for m in MODALITIES}
+        predicted, aux = self._denoise(model, noisy, times, real)
+        losses: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        for m in MODALITIES:
+            chosen, weight = {
+                "expression": (self.expression_loss, self.expression_weight),
+                "position": (self.position_loss, self.position_weight),
+            }[m]
+            # A modality that a set was given clean is no task there.
+            asked = real & (times[m] < 1)[:, None]
+            for loss in chosen:
+                for name, value in loss(predicted[m].float(), data[m], asked).items():
+                    losses[f"{m}/{name}"], weights[f"{m}/{name}"] = value, weight
+        return Terms(losses=losses | aux.losses, weights=weights, stats=aux.stats)
+
+    def sample(self, model: nn.Module, batch: Batch, wanted: tuple[str, ...], generator: torch.Generator) -> Tree:
+        """Draw the `wanted` modalities of a batch, given the others.
+
+        Args:
+            model: the network, in evaluation mode.
+            batch: sets of cells; the wanted fields are not read.
+            wanted: `expression`, `position` or both.
+            generator: source of all noise.
+
+        Returns:
+            For each wanted modality the sample (B, N, ...), in model units.
+        """
+        start, noise, predict = self._conditional(model, batch, wanted, generator)
+
+        def field(state: Tree, t: float) -> Tree:
+            t_B = torch.full(batch.real_BN.shape[:1], t, device=batch.real_BN.device)
+            found = predict(state, t)
+            return {m: self._path(m).convert(state[m], t_B, found[m], "data", self.solver.wants) for m in wanted}
+
+        times = np.linspace(0.0, 1.0, self.sampling + 1).tolist()
+        return self.solver.solve(field, start, times, paths={m: self._path(m) for m in wanted}, noise=noise)
+
+    def expect(self, model: nn.Module, batch: Batch, wanted: tuple[str, ...], generator: torch.Generator) -> Tree:
+        """The mean of the `wanted` modalities given the others: the data prediction from noise alone, one call.
+
+        A mean is closer to the truth than any one sample, and less varied than the truth.
+        """
+        start, _, predict = self._conditional(model, batch, wanted, generator)
+        return predict(start, 0.0)
+
+    def _conditional(
+        self, model: nn.Module, batch: Batch, wanted: tuple[str, ...], generator: torch.Generator
+    ) -> tuple[Tree, Noise, Callable[[Tree, float], Tree]]:
+        """Noise to start from, the source of further noise, and the data prediction of the wanted modalities."""
+        real = batch.real_BN
+        given = {m: batch.fields[m] for m in MODALITIES if m not in wanted}
+
+        def noise(like: Tree) -> Tree:
+            return _noise(like, real, generator)
+
+        def predict(state: Tree, t: float) -> Tree:
+            times = {m: torch.full(real.shape[:1], t if m in wanted else 1.0, device=real.device) for m in MODALITIES}
+            predicted, _ = self._denoise(model, state | given, times, real)
+            return {m: predicted[m].float() for m in wanted}
+
+        return noise({m: batch.fields[m] for m in wanted}), noise, predict
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
+        train = [cells_of(batch) for batch in source.split("train", streams).units()]
+        known = {m: np.concatenate([cells[m] for cells in train]) for m in MODALITIES}
+        device = next(model.parameters()).device
+        judge = Judge(self.metrics)
+        for index, unit in enumerate(source.split(split, streams).units()):
+            arms: dict[str, Arms] = {}
+            for m in MODALITIES:
+                mean = self.expect(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
+                one = self.sample(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
+                arms[m] = {MODEL: mean[m][0].cpu().numpy(), SAMPLE: one[m][0].cpu().numpy()}
+            judge.add(unit, arms, known, source, streams.generator("eval", index))
+        return judge.evaluation()
+
+    def pictures(self, evaluation: Evaluation) -> Iterable[Picture]:
+        return pictures(evaluation)
+
+    def _path(self, modality: str) -> FlowPath:
+        return self.position_path if modality == "position" and self.position_path is not None else self.path
+
+    def _denoise(self, model: nn.Module, noisy: Tree, times: dict[str, Tensor], real: Tensor) -> tuple[Tree, Aux]:
+        """Data predictions: the network's output weighed against its input by how noisy that is.
+
+        The weights are those of Karras et al. 2022 (arXiv:2206.00364, table 1) for data of unit variance: pure noise
+        is ignored, a clean input is returned as it is. Positions are centred over the real cells.
+        """
+        raw, aux = model(noisy, times, real)
+        out = {}
+        for m in noisy:
+            alpha, sigma = (s[:, None, None] for s in (self._path(m).alpha(times[m]), self._path(m).sigma(times[m])))
+            norm = alpha**2 + sigma**2
+            value = alpha / norm * noisy[m] + sigma / norm.sqrt() * raw[m]
+            out[m] = (_centred(value, real) if m == "position" else value) * real[..., None]
+        return out, aux
+
+
+def _noise(like: Tree, real_BN: Tensor, generator: torch.Generator) -> Tree:
+    """Standard normal noise, drawn on the CPU in a fixed order of modalities; positions centred, padding zero."""
+    fresh = {}
+    for m in MODALITIES:
+        if m in like:
+            draw = torch.randn(like[m].shape, generator=generator).to(like[m].device)
+            fresh[m] = (_centred(draw, real_BN) if m == "position" else draw) * real_BN[..., None]
+    return fresh
+
+
+def _centred(x_BNP: Tensor, real_BN: Tensor) -> Tensor:
+    weight = real_BN[..., None].to(x_BNP.dtype)
+    return x_BNP - (x_BNP * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
+
+
+def _frames(position_BNP: Tensor, generator: torch.Generator) -> Tensor:
+    """A random orthogonal matrix a set (B, P, P), uniform over rotations and reflections (Mezzadri 2007)."""
+    sets, dims = position_BNP.shape[0], position_BNP.shape[-1]
+    q, r = torch.linalg.qr(torch.randn(sets, dims, dims, generator=generator))
+    return (q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]).to(position_BNP.device)

@@ -1,0 +1,118 @@
+"""Training times: the laws of the kind, uniform marginals, and the share of clean streams."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from core.testing.time import TimeLaws
+from plugins.times.independent import Independent
+from plugins.times.shared import Shared, uniform
+
+ALL_TIMES = [
+    Shared(),
+    Shared(stratified=False),
+    Independent(),
+    Independent(stratified=False),
+    Independent(clean=0.0),
+    Independent(clean=1.0),
+]
+
+
+@pytest.mark.parametrize("time", ALL_TIMES, ids=str)
+class TestTime(TimeLaws):
+    pass
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+@pytest.mark.parametrize("place", [0, 2])
+def test_each_place_is_uniform(stratified, place):
+    """The time of one fixed place in the batch is uniform over batches, so that strata bias nothing."""
+    generator = rng(1)
+    drawn = [uniform(3, generator, stratified=stratified)[place].item() for _ in range(2000)]
+    assert stats.kstest(drawn, "uniform").pvalue > 1e-3
+
+
+@settings(deadline=None, max_examples=40)
+@given(count=st.integers(1, 300), seed=st.integers(0, 2**32))
+def test_one_time_in_each_part(count, seed):
+    """Stratified, every B-th part of [0, 1) holds exactly one time, up to the rounding of float32 at its edges."""
+    t_B = uniform(count, rng(seed), stratified=True).double().sort().values
+    edges = torch.arange(count + 1, dtype=torch.float64) / count
+    assert (t_B >= edges[:-1] - 1e-7).all()
+    assert (t_B <= edges[1:] + 1e-7).all()
+
+
+def test_parts_are_shuffled():
+    """A set's place in the batch says nothing of its time."""
+    t_SB = torch.stack([uniform(64, rng(seed), stratified=True) for seed in range(40)])
+    place = torch.arange(64.0).expand(40, 64)
+    assert abs(torch.corrcoef(torch.stack([t_SB.flatten(), place.flatten()]))[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 1000])
+def test_never_rounds_up_to_clean(count, monkeypatch):
+    """The largest draw, which rounds to 1 in float32 in the last part of [0, 1), is still a noised time."""
+    monkeypatch.setattr(torch, "rand", lambda *size, generator, device: torch.full(size, 1 - 2**-24))
+    assert uniform(count, rng(), stratified=True).max().item() == 1 - 2**-24
+
+
+def test_shared_is_shared():
+    """All streams of a set have the same time, and never a clean one."""
+    times = Shared().draw(200, ("a", "b", "c"), rng())
+    assert torch.equal(times["a"], times["b"])
+    assert torch.equal(times["a"], times["c"])
+    assert (times["a"] < 1).all()
+
+
+def test_independent_is_independent():
+    """Without clean streams the times of two streams are uncorrelated, stratified or not."""
+    for time in (Independent(clean=0.0), Independent(clean=0.0, stratified=False)):
+        times = time.draw(4000, ("a", "b"), rng())
+        assert abs(torch.corrcoef(torch.stack([times["a"], times["b"]]))[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("clean", [0.0, 0.25, 0.6, 1.0])
+@pytest.mark.parametrize("streams", [("a", "b"), ("a", "b", "c")], ids=len)
+def test_clean_share(clean, streams):
+    """A share `clean` of the sets has exactly one clean stream, evenly chosen; stratified, to within one set."""
+    count = 1200
+    is_clean = torch.stack([t_B == 1 for t_B in Independent(clean=clean).draw(count, streams, rng()).values()])
+    assert is_clean.sum(dim=0).max() <= 1
+    for each in is_clean.sum(dim=1):
+        assert abs(each.item() - clean * count / len(streams)) <= 1
+
+
+def test_clean_share_without_strata():
+    """Free draws give the share of clean streams that a binomial would."""
+    is_clean = torch.stack([t == 1 for t in Independent(stratified=False).draw(4000, ("a", "b"), rng()).values()])
+    assert stats.binomtest(int(is_clean.sum()), 4000, 0.25).pvalue > 1e-3
+    assert stats.binomtest(int(is_clean[0].sum()), int(is_clean.sum()), 0.5).pvalue > 1e-3
+
+
+def test_clean_leaves_the_other_times_alone():
+    """Where one stream is clean the other's time is the one it has without `clean`, uniform as ever."""
+    without = Independent(clean=0.0).draw(3000, ("a", "b"), rng())
+    times = Independent(clean=0.5).draw(3000, ("a", "b"), rng())
+    for name in ("a", "b"):
+        noised = times[name] < 1
+        assert torch.equal(times[name][noised], without[name][noised])
+    assert stats.kstest(times["b"][times["a"] == 1].numpy(), "uniform").pvalue > 1e-3
+
+
+def test_a_lone_stream_is_never_clean():
+    """With one stream `clean` has no effect."""
+    t_B = Independent(clean=1.0).draw(500, ("a",), rng())["a"]
+    assert torch.equal(t_B, Independent(clean=0.0).draw(500, ("a",), rng())["a"])
+    assert (t_B < 1).all()
+
+
+def test_no_sets():
+    """Times for no set at all are refused with the number that was asked for."""
+    with pytest.raises(ValueError, match="0 sets"):
+        Shared().draw(0, ("a",), rng())
