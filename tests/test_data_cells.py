@@ -325,7 +325,8 @@ class TestSets:
         assert batch.fields["position"].shape == (*batch.real_BN.shape, 3)
         assert batch.fields["expression"].shape == (*batch.real_BN.shape, 5)
         assert np.array_equal(batch.fields["position"][batch.real_BN].numpy(), everything(source, "position")[rows])
-        assert (source.genes, source.cell_types, source.dims) == (data.genes, data.types, 3)
+        names = [source.names(what) for what in ("genes", "cell_types", "sections")]
+        assert names == [data.genes, data.types, data.sections]
         assert source.oracle(batch) == {}
 
 

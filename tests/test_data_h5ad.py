@@ -43,7 +43,8 @@ def cells(count: int = 60, genes: int = 6) -> anndata.AnnData:
 
 def write(path: Path, change: Change | None = None) -> Path:
     data = cells()
-    data = (change and change(data)) or data
+    changed = change(data) if change else None
+    data = changed if isinstance(changed, anndata.AnnData) else data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data.write_h5ad(path)
@@ -89,9 +90,9 @@ class TestReading:
         np.testing.assert_allclose(source.restore("expression", got["expression"]), data.X.toarray()[rows], atol=1e-4)
         place = data.obsm["spatial"][rows]
         np.testing.assert_allclose(source.restore("position", got["position"]), place - place.mean(axis=0), atol=1e-3)
-        names = ["" if code < 0 else source.cell_types[code] for code in got["cell_type"]]
+        names = ["" if code < 0 else source.names("cell_types")[code] for code in got["cell_type"]]
         assert names == data.obs["cell_type"].astype(object).fillna("").tolist()[30:]
-        assert source.genes == tuple(data.var_names)
+        assert source.names("genes") == tuple(data.var_names)
 
     def test_facts(self, tmp_path: Path) -> None:
         """The card says what was read from where, also what was found by default, and what `uns` says of the origin."""
@@ -125,7 +126,7 @@ class TestReading:
         card = source.describe()
         assert list(card.facts["sections"]) == ["2", "10"]
         assert card.sizes["dims"] == 3
-        assert source.cell_types == ("left", "right")
+        assert source.names("cell_types") == ("left", "right")
         assert card.facts["transform"].startswith("none")
         assert card.facts["section_from"] == "obs['slide']"
 
@@ -269,7 +270,7 @@ class TestRefusals:
     )
     def test_content(self, tmp_path: Path, change: Change | None, knobs: dict, says: str) -> None:
         """Content that breaks the contract is refused; no other key is taken instead."""
-        path = write(tmp_path / "a.h5ad", lambda data: (change(data) if change else None) if change else None)
+        path = write(tmp_path / "a.h5ad", change)
         self.refuse(path, says, **knobs)
 
     def test_shapes(self, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from realdata import realdata
 from sklearn.neighbors import KNeighborsRegressor
 
 from core.train.streams import Streams
@@ -11,7 +12,6 @@ from plugins.data.cut import Cut
 from plugins.data.h5ad import H5ad
 from plugins.data.prepare import Prepare
 from plugins.data.sets import CellSource, Sets
-from realdata import realdata
 
 FILES = {
     "drosophila_bdtnp_3d": {"cells": 3039, "genes": 84, "dims": 3, "types": 0, "sections": 1, "transform": "none"},
@@ -44,7 +44,7 @@ def test_card(name: str) -> None:
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", FILES)
 def test_numbers(name: str) -> None:
-    """Training cells have mean 0 and, clipping aside, deviation 1; each cell comes once an epoch; positions are of order 1."""
+    """An epoch's cells have mean 0 and, clipping aside, deviation 1, and positions of order 1."""
     source = opened(name)
     split = source.split("train", Streams(0))
     batches = [split.batch(0, i) for i in range(split.batches(0))]
@@ -60,7 +60,7 @@ def test_numbers(name: str) -> None:
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", ["drosophila_bdtnp_3d", "merfish_mpoa_1section"])
 def test_expression_tells_position(name: str) -> None:
-    """Expression and position of a row belong to one cell: neighbours in expression place held-out cells above chance."""
+    """Rows of expression and position belong together: neighbours in expression place cells above chance."""
     source = opened(name)
     (train,), (test,) = (list(source.split(split, Streams(0)).units()) for split in ("train", "test"))
     model = KNeighborsRegressor(15, weights="distance").fit(train.fields["expression"][0], train.fields["position"][0])

@@ -35,7 +35,7 @@ Models of cells and genomes, assembled from named pieces.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status: 0 done, 1 failed while running, 2 the user's mistake, 130 interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [*(sys.argv[1:] if argv is None else argv)]  # not `list`: that verb is a module of this package
     try:
         return _dispatch(words)
     except (UserError, RunFailed) as error:

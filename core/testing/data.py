@@ -186,6 +186,11 @@ class DataLaws(ABC):
             for name, field in batch.fields.items():
                 assert torch.equal(field[b, n], unit.fields[name][0, place])
 
+    def test_names_are_checked(self, source: Source) -> None:
+        """Names of something the source does not have are refused."""
+        with pytest.raises(KeyError, match="no such thing"):
+            source.names("no such thing")
+
     def test_restore(self, source: Source) -> None:
         """Restoring a field keeps its shape, is finite and affine; a field without a scale is refused."""
         unit = next(source.split("test", Streams(0)).units())

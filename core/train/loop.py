@@ -64,7 +64,8 @@ class Trainer:
         self.device, self.streams = device, Streams(seed)
         self.train_split = source.split("train", self.streams)
         self.valid_split = source.split("valid", self.streams)
-        self.model = system.build(source.describe())
+        with torch.random.fork_rng(devices=[]):  # construction draws first values that `initialise` replaces
+            self.model = system.build(source.describe())
         self.streams.initialise(self.model)
         self.model.to(device)
         self.average = Average(self.model, settings.ema)

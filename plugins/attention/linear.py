@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.kinds.attention import Attention
+from core.kinds.attention import Attention, NoWeights
 from core.kinds.gate import Gate
 from core.kinds.mask import Mask
 from core.params import knob, params, slot
@@ -90,6 +90,24 @@ class LinearLayer(nn.Module):
         attend = _softmax_features if self.plugin.features == "softmax" else _elu_features
         gated_BQHK = self.gate(attend(q_BHQK, k_BHSK, v_BHSK, real_B1S1), x_BQD).transpose(1, 2)
         return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
+
+    def weights(
+        self,
+        x_BQD: Tensor,
+        mask: Mask | None = None,
+        *,
+        context_BSD: Tensor | None = None,
+        bias: Tensor | None = None,
+        real_BS: Tensor | None = None,
+    ) -> Tensor:
+        """Refused: arguments as in `forward`.
+
+        Raises:
+            NoWeights: always.
+        """
+        raise NoWeights(
+            "linear attention sums its sources up and forms no weight per pair; choose a pairwise attention"
+        )
 
 
 def _softmax_features(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, real_B1S1: Tensor | None) -> Tensor:

@@ -99,7 +99,7 @@ class CellSource(Source):
     - `expression` (B, N, G) float32: transformed, in deviations from the mean of the training cells, clipped;
     - `position` (B, N, P) float32: from the centre of the section (the mean over all its cells, so the frame of a
       held-out section is given), in units of one scale for the whole table;
-    - `cell_type` (B, N) int64: code into `cell_types`, -1 where none is known;
+    - `cell_type` (B, N) int64: code into the names of `cell_types`, -1 where none is known;
     - `index` (B, N) int64: row in the table.
 
     On padding, expression and position are 0, cell type and index -1.
@@ -138,21 +138,6 @@ class CellSource(Source):
         said = dict(said, zeros=round(seen.zeros, 4))
         self._card = self._describe(name, said, json.dumps([content, knobs], sort_keys=True))
 
-    @property
-    def genes(self) -> tuple[str, ...]:
-        return self.table.genes
-
-    @property
-    def cell_types(self) -> tuple[str, ...]:
-        return self.table.types
-
-    @property
-    def dims(self) -> int:
-        return self.table.dims
-
-    def names(self, what: str) -> tuple[str, ...]:
-        return {"genes": self.table.genes, "cell_types": self.table.types, "sections": self.table.sections}[what]
-
     def describe(self) -> Card:
         return self._card
 
@@ -165,6 +150,17 @@ class CellSource(Source):
         if name not in SPLITS:
             raise ValueError(f"no split is called {name!r}: there are {', '.join(SPLITS)}")
         return CellSplit(self, self._division.rows[name], streams)
+
+    def names(self, what: str) -> tuple[str, ...]:
+        """Names of the `genes`, the `cell_types` (none where no type is known) or the `sections`.
+
+        Raises:
+            KeyError: any other word.
+        """
+        known = {"genes": self.table.genes, "cell_types": self.table.types, "sections": self.table.sections}
+        if what not in known:
+            raise KeyError(f"no names of {what!r}: there are names of {', '.join(known)}")
+        return known[what]
 
     def restore(self, field: str, values: np.ndarray) -> np.ndarray:
         """Back from model units, as float64.

@@ -179,4 +179,5 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse).view(len(grad) // ctx.k, ctx.k, -1).sum(dim=1), None, None, None
+        per_row = grad.index_select(0, inverse).view(len(grad) // ctx.k, ctx.k, grad.shape[1])
+        return per_row.sum(dim=1), None, None, None

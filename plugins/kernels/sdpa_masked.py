@@ -22,8 +22,8 @@ class SdpaMasked(Kernel):
     """Softmax attention under any mask, padding and bias, fused.
 
     Padding alone is a mask of B x S, so memory stays O(Q + S); a rule over pairs adds one Q x S matrix that all heads
-    share, and a bias what the bias costs. A bias that wants a gradient makes PyTorch form the logits. A row that sees nothing is zero,
-    values and gradients, in every backend of PyTorch since 2.5 (pytorch/pytorch#131060).
+    share, and a bias what the bias costs. A bias that wants a gradient makes PyTorch form the logits. A row that sees
+    nothing is zero, values and gradients, in every backend of PyTorch since 2.5 (pytorch/pytorch#131060).
 
     Source: `torch.nn.functional.scaled_dot_product_attention` with `attn_mask`.
     """

@@ -143,7 +143,7 @@ def _scatter(
     size = float(np.clip(7000 / len(x_NP), 1.5, 22))
     scale = {} if colours_N.dtype.kind == "U" else {"cmap": "viridis", "vmin": limits[0], "vmax": limits[1]}
     # Thousands of vector dots would make a file of megabytes.
-    return ax.scatter(*x_NP[order_N][:, plane].T, c=colours_N[order_N], s=size, lw=0, rasterized=True, **scale)
+    return ax.scatter(*x_NP[order_N][:, plane].T, c=colours_N[order_N], s=size, lw=0, antialiased=False, rasterized=True, **scale)
 
 
 def _frame(ax: Any, low_P: np.ndarray, high_P: np.ndarray, plane: tuple[int, int]) -> None:
@@ -166,4 +166,4 @@ def _figure(height: float) -> Figure:
     """An empty figure of the page's width. The object interface: pyplot would keep every figure of a process alive."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), dpi=150, layout="constrained")
+    return Figure(figsize=(WIDTH, height), dpi=110, layout="constrained")

@@ -1,0 +1,271 @@
+"""Attention layers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.kinds import Attention, Gate, Kernel, NoWeights
+from core.testing.attention import AttentionLaws, Read
+from core.testing.draws import close, coins, law, randn, seeds, started
+from core.testing.mask import Table
+from plugins.attention.linear import Linear
+from plugins.attention.pairwise import Pairwise
+from plugins.gates.elementwise import Elementwise
+from plugins.gates.headwise import Headwise
+from plugins.gates.none import NoGate
+from plugins.kernels import auto
+from plugins.kernels.auto import Auto
+from plugins.kernels.reference import Reference
+from plugins.kernels.sdpa import Sdpa
+from plugins.kernels.sdpa_masked import SdpaMasked
+from plugins.masks.full import Full
+from plugins.sparsifiers.softmax import Softmax
+
+GATES = [NoGate(), Headwise(), Elementwise()]
+FEATURES = ("softmax", "elu")
+heads = st.sampled_from([1, 2, 4, 8])
+gates = st.sampled_from([NoGate(), Headwise(bias=1.0), Elementwise(bias=-1.0)])
+dropouts = st.sampled_from([0.0, 0.5])
+
+
+@pytest.fixture(autouse=True)
+def _kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(auto, "candidates", lambda: ((Sdpa(), SdpaMasked(), Reference()), ()))
+    auto._choose.cache_clear()
+    yield
+    auto._choose.cache_clear()
+
+
+def pairwise(**given: object) -> Pairwise:
+    """A small pairwise attention that differs from the plain one in what is given."""
+    plain = {"heads": 2, "mask": Full(), "sparsifier": Softmax(), "gate": NoGate(), "kernel": Auto()}
+    return Pairwise(**(plain | given))
+
+
+pairwises = st.builds(
+    pairwise,
+    heads=heads,
+    qk_norm=st.booleans(),
+    dropout=dropouts,
+    gate=gates,
+    kernel=st.sampled_from([Auto(), SdpaMasked(), Reference()]),
+)
+linears = st.builds(Linear, heads=heads, features=st.sampled_from(FEATURES), dropout=dropouts, gate=gates)
+
+
+@pytest.mark.parametrize("attention", [pairwises], ids=["pairwise"])
+class TestPairwise(AttentionLaws):
+    """The laws of attention for every way to fill the slots of pairwise attention."""
+
+
+@pytest.mark.parametrize("attention", [linears], ids=["linear"])
+class TestLinear(AttentionLaws):
+    """The laws of attention for linear attention, which hides no pairs."""
+
+    pairs = False
+
+
+def by_hand(layer: nn.Module, x_BQD: Tensor, context_BSD: Tensor | None, real_BS: Tensor | None) -> Tensor:
+    """Attention in so many words: the weight of every pair, for pairwise and linear layers alike."""
+    plugin = layer.plugin
+    sources_BSD = x_BQD if context_BSD is None else context_BSD
+    q_BQHK, k_BSHK, v_BSHK = (
+        project(tokens).unflatten(-1, (plugin.heads, -1))
+        for project, tokens in ((layer.query, x_BQD), (layer.key, sources_BSD), (layer.value, sources_BSD))
+    )
+    seen_BS = torch.ones(sources_BSD.shape[:2], dtype=torch.bool) if real_BS is None else real_BS
+    if isinstance(plugin, Pairwise):
+        if plugin.qk_norm:
+            q_BQHK = q_BQHK / (q_BQHK.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.query_norm.weight
+            k_BSHK = k_BSHK / (k_BSHK.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.key_norm.weight
+        raw_BHQS = (torch.einsum("bqhk,bshk->bhqs", q_BQHK, k_BSHK) / q_BQHK.shape[-1] ** 0.5).exp()
+    elif plugin.features == "softmax":
+        share_BSHK = k_BSHK.exp() * seen_BS[..., None, None]
+        share_BSHK = share_BSHK / share_BSHK.sum(1, keepdim=True).clamp_min(1e-300)
+        raw_BHQS = torch.einsum("bqhk,bshk->bhqs", q_BQHK.softmax(-1), share_BSHK)
+    else:
+        raw_BHQS = torch.einsum("bqhk,bshk->bhqs", F.elu(q_BQHK) + 1, F.elu(k_BSHK) + 1)
+    raw_BHQS = raw_BHQS * seen_BS[:, None, None, :]
+    weights_BHQS = raw_BHQS / raw_BHQS.sum(-1, keepdim=True).clamp_min(1e-300)
+    out_BQHK = torch.einsum("bhqs,bshk->bqhk", weights_BHQS, v_BSHK)
+    scores = layer.gate.scores(x_BQD)
+    if scores is not None:
+        out_BQHK = out_BQHK * (scores if scores.ndim == 4 else scores[..., None])
+    return layer.output(out_BQHK.flatten(2))
+
+
+class ByHand(nn.Module):
+    """The layer's own weights, used by hand."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BQD: Tensor, context_BSD: Tensor | None = None, real_BS: Tensor | None = None) -> Tensor:
+        return by_hand(self.layer, x_BQD, context_BSD, real_BS)
+
+
+COMBINATIONS = [
+    *(pairwise(gate=gate, kernel=kernel, qk_norm=norm) for gate, kernel, norm in itertools.product(
+        GATES, (Auto(), SdpaMasked(), Reference()), (True, False))),
+    *(Linear(heads=2, gate=gate, features=features) for gate, features in itertools.product(GATES, FEATURES)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+@pytest.mark.parametrize("attention", COMBINATIONS, ids=repr)
+def test_every_combination_equals_the_explicit_weights(attention: Attention, cross: bool, padded: bool) -> None:
+    """Attention x gate x kernel x padding x self or cross: values and gradients are those of the written-out sum."""
+    layer = started(attention.build(8), 7)
+    x_BQD, context_BSD = randn(1, 3, 5, 8), randn(2, 3, 6, 8) if cross else None
+    real_BS = coins(3, 3, 6 if cross else 5) if padded else None
+    keep_BQ = real_BS if padded and not cross else None
+    fast = Read(layer, x_BQD, context_BSD).outcome(keep_BQ, real_BS=real_BS)
+    slow = Read(ByHand(layer), x_BQD, context_BSD).outcome(keep_BQ, real_BS=real_BS)
+    close(fast, slow)
+
+
+@law
+@given(seed=seeds, norm=st.booleans())
+def test_without_gate_it_is_sdpa_between_projections(seed: int, norm: bool) -> None:
+    """Gate `none` is PyTorch's fused attention and an output projection with the same weights."""
+    layer = started(pairwise(qk_norm=norm).build(8), seed, torch.float32)
+    x_BQD = randn(seed, 2, 6, 8, dtype=torch.float32)
+    q, k, v = (project(x_BQD).view(2, 6, 2, 4) for project in (layer.query, layer.key, layer.value))
+    q, k, v = (t.transpose(1, 2) for t in (layer.query_norm(q), layer.key_norm(k), v))
+    plain = layer.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 6, 8))
+    close([layer(x_BQD)], [plain], 1e-6)
+
+
+@pytest.mark.parametrize("attention", [pairwise(), Linear(heads=2, gate=NoGate())], ids=["pairwise", "linear"])
+@pytest.mark.parametrize("gate", [Headwise(bias=40.0), Elementwise(bias=40.0)], ids=repr)
+def test_an_open_gate_is_no_gate(attention: Pairwise | Linear, gate: Gate) -> None:
+    """With a gate whose bias is large the layer is the layer without gate, from the same seed."""
+    gated = type(attention)(**{**vars(attention), "gate": gate})
+    x_BQD = randn(0, 2, 6, 8)
+    close([started(gated.build(8), 5)(x_BQD)], [started(attention.build(8), 5)(x_BQD)])
+
+
+@law
+@given(seed=seeds, scale=st.floats(0.3, 30.0))
+def test_qk_norm_ignores_the_scale_of_queries_and_keys(seed: int, scale: float) -> None:
+    """Scaling the query or the key projection leaves the output as it is; without the norm it does not."""
+    x_BQD = 10 * randn(seed, 2, 6, 8)
+    for name in ("query", "key"):
+        moved = []
+        for norm in (True, False):
+            layer = started(pairwise(qk_norm=norm).build(8), seed)
+            before = layer(x_BQD)
+            with torch.no_grad():
+                for parameter in getattr(layer, name).parameters():
+                    parameter.mul_(scale)
+            moved.append(float((layer(x_BQD) - before).detach().abs().max()))
+        assert moved[0] < 1e-4
+        assert abs(scale - 1) < 0.1 or moved[1] > 1e-4
+
+
+@law
+@given(seed=seeds)
+def test_own_mask_and_given_mask_are_joined(seed: int) -> None:
+    """A pair is visible where the slot's mask and the argument both show it."""
+    own, given = Table(coins(seed, 5, 5)), Table(coins(seed + 1, 5, 5))
+    x_BQD = randn(seed, 2, 5, 8)
+    joined = started(pairwise(mask=own).build(8), seed)(x_BQD, given)
+    both = started(pairwise().build(8), seed)(x_BQD, Table(own.shown_QS & given.shown_QS))
+    close([joined], [both])
+
+
+@pytest.mark.parametrize("kernel", [Auto(), SdpaMasked()], ids=repr)
+@pytest.mark.parametrize("shape", [(2, 2, 5, 6), (2, 5, 6), (1, 1, 1, 6)], ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+def test_bias(kernel: Kernel, shape: tuple, padded: bool) -> None:
+    """A bias of any shape that broadcasts is added to the logits, and gets its gradient."""
+    x_BQD, context_BSD = randn(1, 2, 5, 8), randn(2, 2, 6, 8)
+    real_BS = coins(3, 2, 6) if padded else None
+    outcomes = []
+    for chosen in (kernel, Reference()):
+        bias = randn(4, *shape).requires_grad_()
+        out_BQD = started(pairwise(kernel=chosen).build(8), 0)(
+            x_BQD, context_BSD=context_BSD, bias=bias, real_BS=real_BS
+        )
+        out_BQD.sin().sum().backward()
+        assert bias.grad is not None
+        assert (bias.grad != 0).any()
+        outcomes.append([out_BQD.detach(), bias.grad])
+    close(*outcomes)
+
+
+@pytest.mark.parametrize("kernel", [Auto(), SdpaMasked(), Reference()], ids=repr)
+def test_weights_are_those_of_the_forward_pass(kernel: Kernel) -> None:
+    """The weights that a figure shows sum to 1 over what is visible, and applied by hand give the output."""
+    layer = started(pairwise(kernel=kernel).build(8), 0)
+    x_BQD, mask, real_BS = (
+        randn(1, 2, 5, 8),
+        Table(torch.ones(5, 5).tril() == 1),
+        torch.tensor([[True] * 5, [True] * 3 + [False] * 2]),
+    )
+    weights_BHQS = layer.weights(x_BQD, mask, real_BS=real_BS)
+    hidden = ~(mask.shown_QS & real_BS[:, None, None, :])
+    assert (weights_BHQS[hidden.expand_as(weights_BHQS)] == 0).all()
+    close([weights_BHQS.sum(-1)], [torch.ones(2, 2, 5, dtype=torch.float64)])
+    v_BSHK = layer.value(x_BQD).unflatten(-1, (2, -1))
+    out_BQD = layer.output(torch.einsum("bhqs,bshk->bqhk", weights_BHQS, v_BSHK).flatten(2))
+    close([out_BQD[real_BS]], [layer(x_BQD, mask, real_BS=real_BS)[real_BS]])
+
+
+def test_linear_attention_shows_no_weights() -> None:
+    """Linear attention forms no weight per pair, and says so instead of inventing one."""
+    with pytest.raises(NoWeights, match="choose a pairwise attention"):
+        Linear(heads=2, gate=NoGate()).build(8).weights(randn(0, 1, 3, 8))
+
+
+def test_arms_share_their_first_values() -> None:
+    """For one seed the projections start bit-equal across gates, kernels and attentions."""
+    arms = [pairwise(gate=gate, kernel=kernel) for gate in GATES for kernel in (Auto(), Reference())]
+    layers = [started(plugin.build(8), 11) for plugin in [*arms, Linear(heads=4, gate=Headwise())]]
+    first = dict(layers[0].named_parameters())
+    for layer in layers[1:]:
+        other = dict(layer.named_parameters())
+        for name in ("query", "key", "value", "output"):
+            assert torch.equal(first[f"{name}.weight"], other[f"{name}.weight"])
+            assert torch.equal(first[f"{name}.bias"], other[f"{name}.bias"])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """A wrong request is a ValueError that says what was given and what to do."""
+    x_BQD, linear = randn(0, 1, 3, 8).float(), Linear(heads=2, gate=NoGate()).build(8)
+    with pytest.raises(ValueError, match=r"width of 8 does not divide into 3 heads; heads may be 1, 2, 4, 8"):
+        pairwise(heads=3).build(8)
+    with pytest.raises(ValueError, match="does not divide into 3 heads"):
+        Linear(heads=3, gate=NoGate()).build(8)
+    with pytest.raises(ValueError, match="cannot hide pairs, and the mask is of form predicate"):
+        linear(x_BQD, Table(torch.ones(3, 3) == 1))
+    with pytest.raises(ValueError, match="no logits to add a bias to"):
+        linear(x_BQD, bias=torch.zeros(3, 3))
+    assert torch.equal(linear(x_BQD, Full()), linear(x_BQD))
+    with pytest.raises(ValueError, match="sdpa takes no padding; choose kernel = auto"):
+        pairwise(kernel=Sdpa()).build(8)(x_BQD, real_BS=torch.ones(1, 3) == 1)
+
+
+def flops(attention: Attention, tokens: int, width: int = 16) -> int:
+    """What a forward pass costs, counted without memory."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        attention.build(width)(torch.empty(1, tokens, width))
+    return counter.get_total_flops()
+
+
+def test_cost() -> None:
+    """Pairwise attention costs four projections and 4 N^2 D, linear attention is linear in the tokens."""
+    for tokens in (32, 64):
+        assert flops(pairwise(), tokens) == 4 * 2 * tokens * 16**2 + 4 * tokens**2 * 16
+        assert flops(Linear(heads=2, gate=NoGate()), tokens) == 4 * 2 * tokens * 16**2 + 4 * tokens * 16 * 8

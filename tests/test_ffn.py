@@ -1,0 +1,224 @@
+"""Feed-forward networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.kinds import FFN
+from core.testing.draws import close, coins, gradients, law, randn, seeds, started
+from core.testing.ffn import FFNLaws, MixtureLaws
+from core.train.streams import Streams
+from plugins.ffn.dense import ACTIVATIONS, Dense
+from plugins.ffn.moe import Moe, MoeLayer
+
+activations = st.sampled_from(sorted(ACTIVATIONS))
+dropouts = st.sampled_from([0.0, 0.5])
+
+
+@st.composite
+def moes(draw: st.DrawFn) -> Moe:
+    experts = draw(st.integers(1, 5))
+    return Moe(
+        experts=experts,
+        top_k=draw(st.integers(1, experts)),
+        ratio=draw(st.floats(0.5, 5.0)),
+        activation=draw(activations),
+        dropout=draw(dropouts),
+        jitter=draw(st.sampled_from([0.0, 0.1])),
+        balance=draw(st.sampled_from(["loss", "none"])),
+        z_weight=draw(st.sampled_from([0.0, 0.1])),
+    )
+
+
+denses = st.builds(Dense, ratio=st.floats(0.1, 5.0), activation=activations, dropout=dropouts)
+
+
+@pytest.mark.parametrize("ffn", [denses, moes()], ids=["dense", "moe"])
+class TestFFNs(FFNLaws):
+    """The laws of feed-forward networks."""
+
+
+@pytest.mark.parametrize("ffn", [moes()], ids=["moe"])
+class TestMixtures(MixtureLaws):
+    """The laws of mixtures of experts."""
+
+
+def by_hand(layer: MoeLayer, x_BTD: Tensor) -> Tensor:
+    """Every expert computes every token, and the tokens that did not choose it give it a weight of 0."""
+    plugin, experts = layer.plugin, layer.experts
+    logits_BTE = layer.router(x_BTD)
+    top_BTK = logits_BTE.topk(plugin.top_k).values
+    chosen_BTE = logits_BTE >= top_BTK[..., -1:]
+    weights_BTE = torch.where(chosen_BTE, logits_BTE, float("-inf")).softmax(-1)
+    inner_BTEF = torch.einsum("btd,edf->btef", x_BTD, experts.up_EDF) + experts.up_bias_EF
+    out_BTED = torch.einsum("btef,efd->bted", ACTIVATIONS[plugin.activation](inner_BTEF), experts.down_EFD)
+    return (weights_BTE[..., None] * (out_BTED + experts.down_bias_ED)).sum(2)
+
+
+@law
+@given(plugin=moes(), batch=st.integers(1, 4), tokens=st.integers(1, 9), seed=seeds)
+def test_grouped_execution_equals_the_dense_mixture(plugin: Moe, batch: int, tokens: int, seed: int) -> None:
+    """Values and gradients are those of all experts on all tokens, weighted; with top_k = experts too."""
+    layer = started(plugin.build(6), seed)
+    x_BTD = randn(seed, batch, tokens, 6).requires_grad_()
+    inputs = [x_BTD, *layer.parameters()]
+    fast, slow = layer(x_BTD)[0], by_hand(layer, x_BTD)
+    close([fast, *gradients(fast, inputs)], [slow, *gradients(slow, inputs)])
+
+
+@law
+@given(seed=seeds, ratio=st.floats(0.5, 4.0), activation=activations)
+def test_one_expert_is_the_dense_network(seed: int, ratio: float, activation: str) -> None:
+    """A mixture with one expert equals the dense network of the same knobs and weights."""
+    dense = started(Dense(ratio=ratio, activation=activation).build(6), seed)
+    moe = started(Moe(experts=1, top_k=1, ratio=ratio, activation=activation).build(6), seed)
+    with torch.no_grad():
+        moe.experts.up_EDF[0], moe.experts.up_bias_EF[0] = dense.up.weight.T, dense.up.bias
+        moe.experts.down_EFD[0], moe.experts.down_bias_ED[0] = dense.down.weight.T, dense.down.bias
+    x_BTD = randn(seed, 2, 5, 6)
+    close([moe(x_BTD)[0]], [dense(x_BTD)[0]])
+
+
+@pytest.mark.parametrize("experts", [1, 2, 4, 8])
+def test_all_experts_together_are_as_large_as_the_dense_network(experts: int) -> None:
+    """The weight matrices of the experts hold as many numbers as those of the dense network of the same ratio."""
+    moe, dense = Moe(experts=experts, top_k=1, ratio=4.0).build(16), Dense(ratio=4.0).build(16)
+    size = moe.experts.up_EDF.numel() + moe.experts.down_EFD.numel()
+    assert size == dense.up.weight.numel() + dense.down.weight.numel() == 2 * 16 * 64
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_a_token_pays_for_its_own_experts_only(top_k: int) -> None:
+    """Experts that a token did not choose cost nothing: router, and top_k of 4 experts' share of the dense cost."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        Moe(experts=4, top_k=top_k).build(16)(torch.empty(2, 10, 16))
+    assert counter.get_total_flops() == 2 * 20 * (16 * 4 + top_k * 2 * 16 * 16)
+
+
+def routed(logits_NE: Tensor, **given: object) -> MoeLayer:
+    """A mixture whose router gives exactly these logits to the unit tokens e_1 .. e_N."""
+    layer = started(Moe(experts=logits_NE.shape[1], **given).build(logits_NE.shape[0]), 0)
+    with torch.no_grad():
+        layer.router.weight.copy_(logits_NE.T)
+    return layer
+
+
+def balance(layer: MoeLayer, real_BT: Tensor | None = None) -> float:
+    """The unweighted balance loss of the unit tokens."""
+    tokens = layer.router.weight.shape[1]
+    _, aux = layer(torch.eye(tokens, dtype=torch.float64)[None], real_BT)
+    return float(aux.losses["balance"].detach()) / layer.plugin.balance_weight
+
+
+def test_balance_loss_at_its_ends() -> None:
+    """It is 1 where the router is even and the number of experts where one expert takes all."""
+    assert balance(routed(torch.zeros(8, 4), top_k=2)) == pytest.approx(1)
+    assert balance(routed(1e3 * torch.eye(4).repeat(2, 1), top_k=1)) == pytest.approx(1)
+    assert balance(routed(1e3 * torch.eye(4)[:1].repeat(8, 1), top_k=1)) == pytest.approx(4)
+
+
+@law
+@given(seed=seeds, experts=st.integers(2, 5))
+def test_sure_routing_is_cheapest_when_balanced(seed: int, experts: int) -> None:
+    """For a sure router the loss is E sum f^2, never below 1, and 1 exactly where the load is even."""
+    wanted_N = torch.randint(experts, (2 * experts,), generator=torch.Generator().manual_seed(seed))
+    share_E = torch.bincount(wanted_N, minlength=experts) / len(wanted_N)
+    loss = balance(routed(1e3 * F.one_hot(wanted_N, experts).double(), top_k=1))
+    assert loss == pytest.approx(float(experts * share_E.square().sum()))
+    assert loss >= 1 - 1e-9
+    assert (loss < 1 + 1e-9) == bool((share_E == 1 / experts).all())
+
+
+@law
+@given(seed=seeds, top_k=st.integers(1, 4))
+def test_balance_loss_ignores_order_and_padding(seed: int, top_k: int) -> None:
+    """Renaming the experts leaves the loss as it is, and it is a function of the real tokens alone."""
+    logits_NE, real_N = randn(seed, 9, 4), coins(seed, 9)
+    real_N[0] = True
+    whole = balance(routed(logits_NE, top_k=top_k))
+    assert balance(routed(logits_NE[:, [2, 0, 3, 1]], top_k=top_k)) == pytest.approx(whole)
+    changed_NE = torch.where(real_N[:, None], logits_NE, 50 * randn(seed + 1, 9, 4))
+    kept = balance(routed(logits_NE, top_k=top_k), real_N[None])
+    assert balance(routed(changed_NE, top_k=top_k), real_N[None]) == pytest.approx(kept)
+
+
+def test_losses_are_those_that_were_asked_for() -> None:
+    """Balance and router z-loss come weighted, by name, and only where they are switched on."""
+    logits_NE, x_BTD = randn(0, 7, 3), torch.eye(7, dtype=torch.float64)[None]
+    assert routed(logits_NE, balance="none")(x_BTD)[1].losses == {}
+    both = routed(logits_NE, balance_weight=0.5, z_weight=0.25)(x_BTD)[1].losses
+    assert sorted(both) == ["balance", "router_z"]
+    plain = routed(logits_NE, balance_weight=1.0)(x_BTD)[1].losses
+    close([both["balance"]], [0.5 * plain["balance"]])
+    close([both["router_z"]], [0.25 * logits_NE.exp().sum(-1).log().square().mean()])
+
+
+def test_balance_loss_moves_tokens_off_the_busy_expert() -> None:
+    """Its gradient lowers the logit of an expert that has more than its share, for every token."""
+    layer = routed(torch.tensor([[2.0, 1.0, 0.0]] * 6), top_k=1)
+    aux = layer(torch.eye(6, dtype=torch.float64)[None])[1]
+    (slope_EN,) = torch.autograd.grad(aux.losses["balance"], [layer.router.weight])
+    assert (slope_EN[0] > 0).all()
+    assert (slope_EN[1:] < 0).all()
+
+
+def test_jitter_is_for_training() -> None:
+    """Router noise acts in training, differs from step to step, and is absent in evaluation."""
+    layer, x_BTD = started(Moe(jitter=0.5, z_weight=1.0).build(6), 0), randn(0, 2, 9, 6)
+
+    def z_loss(step: int) -> float:
+        Streams(0).reseed(layer, step)
+        return float(layer(x_BTD)[1].losses["router_z"].detach())
+
+    calm = {z_loss(step) for step in range(3)}
+    layer.train()
+    noisy = {z_loss(step) for step in (0, 1, 2, 0)}
+    assert len(calm) == 1
+    assert len(noisy) == 3
+    assert not calm & noisy
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_runs_are_bit_identical() -> None:
+    """With two threads, values and gradients of a large batch are the same to the last bit from run to run."""
+    layer = started(Moe(experts=4, top_k=3).build(32), 0, torch.float32)
+    x_BTD = randn(0, 2, 4000, 32, dtype=torch.float32).requires_grad_()
+    real_BT = coins(0, 2, 4000, heads=0.9)
+    inputs = [x_BTD, *layer.parameters()]
+    runs = []
+    for _ in range(3):
+        out_BTD, aux = layer(x_BTD, real_BT)
+        runs.append([out_BTD, *gradients(torch.cat([out_BTD.flatten(), aux.losses["balance"][None]]), inputs)])
+    for again in runs[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(runs[0], again, strict=True))
+
+
+def test_top_k_beyond_the_experts_is_refused() -> None:
+    """More experts a token than there are is a ValueError that gives the span and the value."""
+    with pytest.raises(ValueError, match="top_k must be between 1 and experts=4, got 5"):
+        Moe(experts=4, top_k=5)
+
+
+@pytest.mark.parametrize("ffn", [Dense(), Moe()], ids=repr)
+def test_padding_comes_out_as_zeros(ffn: FFN) -> None:
+    """A padded token's output is exactly 0."""
+    real_BT = torch.tensor([[True, False, True], [False, False, True]])
+    out_BTD, _ = started(ffn.build(6), 0)(randn(0, 2, 3, 6), real_BT)
+    assert (out_BTD[~real_BT] == 0).all()
+    assert (out_BTD[real_BT] != 0).any()
