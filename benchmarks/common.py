@@ -22,8 +22,8 @@ def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int, warm: i
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def ratio_line(what: str, ours: float, theirs: float, bar: float) -> str:
-    """`theirs / ours` in words, with the bar it is held against."""
+def ratio_line(what: str, ours: float, theirs: float, bar: float | None = None) -> str:
+    """`theirs / ours` in words, and whether it reaches the bar where there is one."""
     ratio = theirs / ours
-    verdict = "reached" if ratio >= bar else "MISSED"
-    return f"{what}: {ratio:.2f} times faster (bar {bar:g}: {verdict})"
+    verdict = "" if bar is None else f" (bar {bar:g}: {'reached' if ratio >= bar else 'MISSED'})"
+    return f"{what}: {ratio:.2f} times faster{verdict}"

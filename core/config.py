@@ -125,6 +125,8 @@ class _Attempt:
         self.chosen_at: dict[str, int] = {}
         self.errors: list[str] = []
         self.notes: list[str] = []
+        self.unfilled: list[str] = []
+        """where a slot's piece is unknown, and with it what may be said below it"""
 
     def say(self, key: str, value: Value) -> None:
         self.chains.setdefault(key, []).append(value)
@@ -195,6 +197,7 @@ class _Attempt:
             found = [(link, self.find(kind, link, field)) for link in chain]
         except UserError as error:
             self.errors.append(str(error))
+            self.unfilled.append(path if field.inline else key)
             return None
         link, winner = found[-1]
         if winner is None:
@@ -219,6 +222,7 @@ class _Attempt:
             cls = winner.row.load()
         except UserError as error:
             self.errors.append(f"{key}: {error} ({link.origin})")
+            self.unfilled.append(base)
             return None
         if cls in inside:
             self.errors.append(f"{key}: {winner.row.name!r} would stand inside itself ({link.origin})")
@@ -300,6 +304,8 @@ class _Attempt:
             home = key
             while home and home not in self.members:
                 home = home.rpartition(".")[0]
+            if any(not at or not home or home == at or home.startswith(f"{at}.") for at in self.unfilled):
+                continue
             above = [at for at in self.chosen_at if at == home or home.startswith(f"{at}.") or not at]
             if home and any(self.chosen_at[at] > link.rank[0] for at in above):
                 self.notes.append(f"{key} = {link.value} ({link.origin}) is not used: {home} was replaced by a later choice")

@@ -12,7 +12,7 @@ from core.cli.choose import resolve_run
 from core.kinds import Batch
 from core.train.loop import Trainer
 from core.train.streams import Dropout, Streams
-from tests.small import SMALL
+from small import SMALL
 
 GATES = ("none", "headwise", "elementwise")
 

@@ -14,7 +14,7 @@ import core.train.checkpoint as checkpoint
 from core.cli import main
 from core.errors import RunFailed
 from core.train.guard import name_culprit
-from tests.small import SMALL, command, core, environment, same
+from small import SMALL, command, core, environment, same
 
 ARGS = (*SMALL, "--train.steps=8", "--train.checkpoint_every=3", "-q")
 

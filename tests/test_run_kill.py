@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small import SMALL, command, core, environment, same
+from small import SMALL, command, core, environment, same
 
 ARGS = (
     *SMALL, "--attention=gated_headwise", "--ffn=moe4x2", "--ffn.jitter=0.1", "--train.steps=40", "--train.accumulate=2",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.kinds import Evaluation, Score
+from core.report.page import best_values, number
 
 WIDTH = 150
 """columns where no terminal tells its own"""
@@ -19,7 +19,7 @@ def print_scores(evaluation: Evaluation) -> None:
     """One table a task: arms down, metrics across, the best of each column marked."""
     for task in dict.fromkeys(s.task for s in evaluation.scores):
         scores = [s for s in evaluation.scores if s.task == task]
-        _print(task, scores, {(s.arm, s.metric): _number(s.value) for s in scores})
+        _print(task, scores, {(s.arm, s.metric): number(s.value) for s in scores})
     for note in evaluation.notes:
         print(note)
 
@@ -32,7 +32,7 @@ def print_seeds(evaluations: Sequence[Evaluation]) -> None:
             (s.arm, s.metric): [o.value for e in evaluations for o in e.scores if _key(o) == _key(s)] for s in scores
         }
         spread = {
-            key: _number(statistics.fmean(v)) + (f" ±{statistics.stdev(v):.3f}" if len(v) > 1 else "")
+            key: number(statistics.fmean(v)) + (f" ±{statistics.stdev(v):.3f}" if len(v) > 1 else "")
             for key, v in values.items()
         }
         _print(f"{task}, mean ± standard deviation over {len(evaluations)} seeds", scores, spread)
@@ -40,11 +40,7 @@ def print_seeds(evaluations: Sequence[Evaluation]) -> None:
 
 def _print(title: str, scores: list[Score], cells: dict[tuple[str, str], str]) -> None:
     metrics = {s.metric: s for s in scores}
-    best = {}
-    for name, example in metrics.items():
-        ranked = [s for s in scores if s.metric == name and s.arm != "ceiling" and math.isfinite(s.value)]
-        if ranked:
-            best[name] = (max if example.higher else min)(s.value for s in ranked)
+    best = best_values(scores)
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for name, example in metrics.items():
@@ -65,6 +61,3 @@ def _print(title: str, scores: list[Score], cells: dict[tuple[str, str], str]) -
 def _key(score: Score) -> tuple[str, str, str]:
     return score.task, score.arm, score.metric
 
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -58,7 +58,8 @@ def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] 
         title=f"{record['system']} on {record['data']['name']}, seed {record['seed']}",
         subtitle=f"run {record['digest'][:16]}, {record['parameters']:,} parameters, "
         f"{record['flops_per_step'] / 1e9:.3g} GFLOP a training step",
-        verdicts=(*verdicts(evaluation.scores), *evaluation.notes),
+        verdicts=verdicts(evaluation.scores),
+        notes=evaluation.notes,
         tables=tuple(score_tables(evaluation.scores)),
         figures=tuple(figures),
         texts=(

@@ -36,7 +36,7 @@ class H5ad(Data):
     was found by default, or not found, stands among the card's facts.
     """
 
-    path: str = knob(attrs.NOTHING, "the .h5ad file")
+    path: str = knob(attrs.NOTHING, "the .h5ad file; its content counts for a run, not its place", identity=False)
     position: str = knob("spatial", "key of `obsm` that holds positions, two or three columns")
     section: str = knob(
         "", "column of `obs` that names sections; empty: `section` if there is one, else all is one section"

@@ -95,7 +95,7 @@ class Preparation:
     centre_SP: np.ndarray
     """mean position of all cells of a section"""
     scale: float
-    """input units in one model unit: the root mean square distance of training cells from their section's centre"""
+    """input units in one model unit: the root mean square deviation, an axis, of training cells from their section's centre"""
 
     def transformed(self, values_kG: Block, total_k: np.ndarray) -> Block:
         """Values of cells with these totals on the transformed scale; zeros stay zeros, sparse stays sparse."""
@@ -151,7 +151,7 @@ def fit(table: CellTable, train_k: np.ndarray, knobs: Prepare, seen: Survey) -> 
         mean_G=zeros_G,
         std_G=zeros_G,
         centre_SP=centre_SP,
-        scale=float(np.sqrt(np.square(away_kP).sum(axis=1).mean())),
+        scale=float(np.sqrt(np.square(away_kP).mean())),
     )
     seen_n, mean_G, square_G = 0, zeros_G, zeros_G
     for block in table.blocks(train_k):

@@ -16,8 +16,8 @@ from core.params import knob, params
 class Cell(Encoder):
     """One token a cell, the sum of what its expression and its place say.
 
-    A place enters as coordinates, direction and distance from the centre of the set, the form in which LUNA and
-    AlphaSTomics embed it (doi:10.1101/2025.02.13.638045).
+    A place enters as coordinates and distance from the centre of the set. Not as direction and distance, as in LUNA
+    (doi:10.1101/2025.02.13.638045): a position shrunk towards the centre because it is noise would keep its direction.
     """
 
     hidden: float = knob(2.0, "inner width of both embeddings, in model widths", gt=0.0)
@@ -30,11 +30,11 @@ class _CellEncoder(nn.Module):
     def __init__(self, genes: int, dims: int, width: int, hidden: int) -> None:
         super().__init__()
         self.expression = nn.Sequential(nn.Linear(genes, hidden), nn.GELU(), nn.Linear(hidden, width))
-        self.place = nn.Sequential(nn.Linear(2 * dims + 1, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.place = nn.Sequential(nn.Linear(dims + 1, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, fields: dict[str, Tensor], real_BN: Tensor) -> Tokens:
         position_BNP = fields["position"]
         radius_BN1 = torch.linalg.vector_norm(position_BNP, dim=-1, keepdim=True)
-        place = torch.cat([position_BNP, position_BNP / (radius_BN1 + 1e-6), radius_BN1.log1p()], -1)
+        place = torch.cat([position_BNP, radius_BN1], -1)
         x_BND = self.expression(fields["expression"]) + self.place(place)
         return Tokens(x_BND * real_BN[..., None], real_BN)

@@ -23,11 +23,12 @@ class ContactF1(Metric):
     A pair is in contact where its distance is below the percentile of all pairs, in truth and prediction each by its
     own; the score is F1 of predicted against true contacts, as in LUNA's evaluation (Yu et al. 2025,
     doi:10.1101/2025.02.13.638045). LUNA leaves out pairs at distance 0 in either, and so does this. Chance is the
-    percentile itself. Numbers at 1 % and 10 % do not compare. A unit without any contact scores 0.
+    percentile itself. Numbers at 1 % and 10 % do not compare. A unit without any contact scores 0. On `rescale` see
+    `distance_spearman`.
     """
 
     percentile: float = knob(0.1, "share of pairs that are in contact", gt=0, lt=1)
-    rescale: bool = knob(True, "stretch each predicted axis to the extent of the true one first, as LUNA does")
+    rescale: bool = knob(False, "stretch each predicted axis to the extent of the true one first, as LUNA does")
 
     of: ClassVar[str] = "position"
     higher: ClassVar[bool] = True

@@ -22,12 +22,13 @@ class DistanceSpearman(Metric):
     A cell whose row is constant (all cells on one spot) counts 0. Not to be confused with the mean over cells, which
     is lower where some cells are far off, nor with one correlation over all pairs.
 
-    LUNA stretches the predicted axes to the extent of the true ones before it measures, which `rescale` repeats so that
-    numbers compare with those published. It makes the score depend on the prediction's orientation: turn it off where
-    the prediction is free to rotate and the tissue is far from square.
+    LUNA stretches the predicted axes to the extent of the true ones before it measures. `rescale` repeats that, for
+    numbers to set beside published ones of a model whose axes are those of the truth. It is off by default, because it
+    makes the score depend on how the prediction is turned: with it a perfect placement of a long tissue, turned by an
+    angle that a loss of distances cannot see, may score .5.
     """
 
-    rescale: bool = knob(True, "stretch each predicted axis to the extent of the true one first, as LUNA does")
+    rescale: bool = knob(False, "stretch each predicted axis to the extent of the true one first, as LUNA does")
 
     of: ClassVar[str] = "position"
     higher: ClassVar[bool] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import attrs
 import numpy as np
@@ -30,30 +30,36 @@ class Paint:
     """name of a group to its colour"""
 
 
-def draw_tissue(panels: dict[str, np.ndarray], planes: list[tuple[int, int]], paint: Paint) -> Figure:
-    true_NP, *placed = panels.values()
+def draw_tissue(panels: dict[str, tuple[np.ndarray, str]], planes: list[tuple[int, int]], paint: Paint) -> Figure:
+    """Positions (N, P) and a line below them, by the title of their panel; the truth comes first."""
+    true_NP, *placed = (x_NP for x_NP, _ in panels.values())
     low_P, high_P = true_NP.min(0), true_NP.max(0)
     for x_NP in placed:
         low_P, high_P = np.minimum(low_P, np.quantile(x_NP, 0.005, 0)), np.maximum(high_P, np.quantile(x_NP, 0.995, 0))
-    wide = WIDTH / len(panels)
-    tall = sum(wide * _ratio(high_P - low_P, plane) for plane in planes)
-    lines = -(-len(paint.legend) // 4)
-    figure = _figure(tall + 0.7 + 0.24 * lines if paint.legend else tall + 1.2)
-    axes = figure.subplots(len(planes), len(panels), squeeze=False)
+    heights = [_ratio(high_P - low_P, plane) * WIDTH / len(panels) for plane in planes]
+    title, gap, key = 0.32, 0.12, 0.35 + 0.22 * -(-len(paint.legend) // 4) if paint.legend else 0.95
+    tall = title + sum(heights) + gap * (len(planes) - 1) + 0.3 + key
+    # Laid out by hand: the automatic layouts cut titles where axes keep their aspect.
+    figure = _figure(tall, layout="none")
+    axes = figure.subplots(len(planes), len(panels), squeeze=False, height_ratios=heights)
+    figure.subplots_adjust(0.01, (key + 0.3) / tall, 0.99, 1 - title / tall, 0.04, gap * len(planes) / sum(heights))
     for row, plane in zip(axes, planes, strict=True):
-        for ax, (title, x_NP) in zip(row, panels.items(), strict=True):
+        for ax, (name, (x_NP, below)) in zip(row, panels.items(), strict=True):
             dots = _scatter(ax, x_NP, plane, paint.colours, (0.0, 1.0))
             _frame(ax, low_P, high_P, plane)
             if plane == planes[0]:
-                ax.set_title(title, fontsize=11)
+                ax.set_title(name, fontsize=10.5)
+            if plane == planes[-1]:
+                ax.set_xlabel(below, fontsize=10.5)
     if paint.legend:
         from matplotlib.lines import Line2D
 
         handles = [Line2D([], [], marker="o", ls="", ms=7, color=colour) for colour in paint.legend.values()]
-        figure.legend(handles, list(paint.legend), loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+        figure.legend(handles, list(paint.legend), loc="lower center", ncols=4, frameon=False, fontsize=10)
     else:
-        bar = figure.colorbar(dots, ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[0, 1])
-        bar.ax.set_xticklabels(["one end", "other end"])
+        beside = figure.add_axes((0.3, 0.55 / tall, 0.4, 0.14 / tall))
+        bar = figure.colorbar(dots, cax=beside, orientation="horizontal", ticks=[0, 1])
+        beside.set_xticklabels(["one end", "other end"])
         bar.set_label("true place along the longest axis")
     return figure
 
@@ -62,7 +68,7 @@ def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, m
     plane = planes_of(position_NP)[0]
     low_P, high_P = position_NP.min(0), position_NP.max(0)
     wide = WIDTH / max(3, len(names))
-    figure = _figure(2 * wide * _ratio(high_P - low_P, plane) + 1.4)
+    figure = _figure(2 * wide * _ratio(high_P - low_P, plane) + 1.6)
     axes = figure.subplots(2, len(names), squeeze=False)
     for gene, name in enumerate(names):
         low, high = np.quantile(true_Nk[:, gene], (0.02, 0.98))
@@ -74,7 +80,8 @@ def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, m
         both = np.stack([true_Nk[:, gene], model_Nk[:, gene]])
         r = np.corrcoef(both)[0, 1] if (np.ptp(both, 1) > 0).all() else 0.0
         axes[1, gene].set_title(f"r = {r:.2f}", fontsize=10)
-        figure.colorbar(dots, ax=list(axes[:, gene]), location="bottom", shrink=0.8, aspect=25, extend="both")
+        bar = figure.colorbar(dots, ax=list(axes[:, gene]), location="bottom", shrink=0.8, aspect=25, extend="both")
+        bar.set_label("expression (model units)", fontsize=9)
     for row, name in enumerate(("measured", "model")):
         axes[row, 0].set_ylabel(name, fontsize=11)
     return figure
@@ -83,10 +90,10 @@ def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, m
 def draw_scores(scores: list[Score]) -> Figure:
     metrics = list(dict.fromkeys(s.metric for s in scores))
     arms = list(dict.fromkeys(s.arm for s in scores))
-    arms.sort(key=lambda arm: {"ceiling": 0, "model": 1}.get(arm, 2))
+    arms.sort(key=lambda arm: 0 if arm == "ceiling" else 1 if is_model(arm) else 2)
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
-    figure = _figure(rows * (0.26 * len(arms) + 0.95))
+    figure = _figure(rows * (0.26 * len(arms) + 1.05))
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(metrics) :]:
         ax.set_axis_off()
@@ -94,13 +101,13 @@ def draw_scores(scores: list[Score]) -> Figure:
         here = {s.arm: s for s in scores if s.metric == metric}
         for arm, score in here.items():
             y = arms.index(arm)
-            colour, marker = {"model": (MODEL, "o"), "ceiling": (CEILING, "D")}.get(arm, (PLAIN, "o"))
+            colour, marker = (CEILING, "D") if arm == "ceiling" else (MODEL if is_model(arm) else PLAIN, "o")
             if len(score.units) > 1:
                 ax.plot(list(score.units.values()), [y] * len(score.units), "o", ms=3, color=colour, alpha=0.35, mew=0)
             ax.plot([score.value], [y], marker, ms=8 if arm == "model" else 6.5, color=colour, zorder=3)
             weight = "bold" if arm == "model" else "normal"
             ax.annotate(
-                f"{score.value:.3g}",
+                _number(score.value),
                 (1.02, y),
                 xycoords=("axes fraction", "data"),
                 va="center",
@@ -124,6 +131,14 @@ def draw_scores(scores: list[Score]) -> Figure:
     return figure
 
 
+def is_model(arm: str) -> bool:
+    return arm == "model" or arm.startswith("model,")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def planes_of(true_NP: np.ndarray) -> list[tuple[int, int]]:
     """The pairs of axes to look at: the first two, and where there is depth the first and third."""
     span_P = np.ptp(true_NP, 0)
@@ -141,9 +156,18 @@ def _scatter(
     depth_N = x_NP[:, hidden[0]] if hidden else np.random.default_rng(0).random(len(x_NP))
     order_N = np.argsort(depth_N, kind="stable")
     size = float(np.clip(7000 / len(x_NP), 1.5, 22))
-    scale = {} if colours_N.dtype.kind == "U" else {"cmap": "viridis", "vmin": limits[0], "vmax": limits[1]}
-    # Thousands of vector dots would make a file of megabytes.
-    return ax.scatter(*x_NP[order_N][:, plane].T, c=colours_N[order_N], s=size, lw=0, antialiased=False, rasterized=True, **scale)
+    groups = colours_N.dtype.kind == "U"
+    # Thousands of vector dots would make a file of megabytes, and so would many shades at blurred edges.
+    scale = {} if groups else {"cmap": _shades(), "vmin": limits[0], "vmax": limits[1]}
+    smooth = groups and len(x_NP) < 3000
+    x_NP, colours_N = x_NP[order_N][:, plane], colours_N[order_N]
+    return ax.scatter(*x_NP.T, c=colours_N, s=size, lw=0, antialiased=smooth, rasterized=True, **scale)
+
+
+def _shades() -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"].resampled(12)
 
 
 def _frame(ax: Any, low_P: np.ndarray, high_P: np.ndarray, plane: tuple[int, int]) -> None:
@@ -162,8 +186,11 @@ def _ratio(span_P: np.ndarray, plane: tuple[int, int]) -> float:
     return float(np.clip(span_P[plane[1]] / max(span_P[plane[0]], 1e-12), 0.25, 1.5))
 
 
-def _figure(height: float) -> Figure:
+def _figure(height: float, layout: Literal["constrained", "none"] = "constrained") -> Figure:
     """An empty figure of the page's width. The object interface: pyplot would keep every figure of a process alive."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), dpi=96, layout=layout)
+    if layout == "constrained":
+        figure.set_layout_engine(layout, h_pad=0.1, w_pad=0.06)
+    return figure

@@ -4,7 +4,9 @@ Drawn from `Evaluation.arrays`, with u a test unit:
 
 - `cell_types`: names; `type/<u>`: codes into them (N,), -1 where unknown;
 - `true/<u>`: positions (N, P); `placed/<arm>/<u>`: positions (N, P) by the model and by baselines;
-- `genes`: names (k,); `expression_true/<u>` and `expression_model/<u>`: values (N, k) of those genes.
+- `genes`: names (k,) of those the model predicts best; `expression_true/<u>`, `expression_model/<u>`: their values (N, k).
+
+Arms are `model`, variants of it such as `model, one sample`, baselines, and `ceiling`.
 
 N cells, P axes of space, k genes.
 """
@@ -16,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from core.kinds.system import Evaluation, Picture, Score
-from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, planes_of
+from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, is_model, planes_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """apart for colour-blind readers too (Okabe and Ito 2008)"""
@@ -71,13 +73,14 @@ def _tissue(arrays: Mapping[str, np.ndarray], scores: tuple[Score, ...], unit: s
     placed = {arm: value for arm, value in by_arm.items() if f"placed/{arm}/{unit}" in arrays and arm != "ceiling"}
     if judge is None or not placed:
         return []
-    rivals = sorted((arm for arm in placed if arm != "model"), key=lambda arm: placed[arm], reverse=judge.higher)
+    own = sorted(arm for arm in placed if is_model(arm))
+    rivals = sorted(placed.keys() - own, key=lambda arm: (placed[arm], arm), reverse=judge.higher)
     short = "Spearman" if judge.metric.startswith(SPEARMAN) else judge.label
     true_NP = arrays[f"true/{unit}"].astype(float)
-    panels = {"truth": true_NP}
-    for arm in [arm for arm in ("model", *rivals[:1]) if arm in placed]:
-        kind = "model" if arm == "model" else f"best baseline: {arm}"
-        panels[f"{kind}\n{short} {placed[arm]:.2f}"] = align(arrays[f"placed/{arm}/{unit}"].astype(float), true_NP)
+    panels = {"truth": (true_NP, "")}
+    for arm in own + rivals[:1]:
+        place_NP = align(arrays[f"placed/{arm}/{unit}"].astype(float), true_NP)
+        panels[arm if arm in own else f"baseline: {arm}"] = place_NP, f"{short} {placed[arm]:.2f}"
     planes, paint = planes_of(true_NP), _paint(arrays, unit)
     views = "The upper row looks along the third axis, the lower row along the second. " if len(planes) > 1 else ""
     number = (
@@ -91,10 +94,11 @@ def _tissue(arrays: Mapping[str, np.ndarray], scores: tuple[Score, ...], unit: s
             name="tissue",
             title=f"Where the cells of {unit} are placed",
             caption=(
-                "Each dot is a cell, at its true place (left) and where it is placed from its expression alone. "
-                f"{paint.says} {views}For this picture only, placements are shifted, turned or mirrored, and scaled to the "
-                f"spread of the truth; up to 1 % of the placed cells may lie outside the frame. {number} Of all test "
-                "units, the one on which the model scores in the middle is shown."
+                "Each dot is a cell, at its true place (left) and where it is placed from its expression alone, by the "
+                "model and by the best of the baselines (right). "
+                f"{paint.says} {views}For this picture only, placements are shifted, turned or mirrored, and scaled to "
+                f"the spread of the truth; up to 1 % of the placed cells may lie outside the frame. {number} Shown "
+                "is the test unit on which the model scores in the middle."
             ),
             draw=lambda: draw_tissue(panels, planes, paint),
         )
@@ -112,13 +116,14 @@ def _paint(arrays: Mapping[str, np.ndarray], unit: str) -> Paint:
         says = "Colour is the true place along the longest axis, so a good placement shows the same gradient."
         return Paint((axis_N - axis_N.min()) / max(np.ptp(axis_N), 1e-12), says)
     ranked = [int(code) for code in np.argsort(-count, kind="stable") if count[code]]
-    most = ranked[: len(COLOURS)]
+    most, rest = ranked[: len(COLOURS)], ranked[len(COLOURS) :]
+    table = np.array([OTHER] * len(names) + [UNKNOWN])
+    table[most] = COLOURS[: len(most)]
     legend = {names[code]: COLOURS[i] for i, code in enumerate(most)}
-    table = np.array([legend[names[code]] if code in most else OTHER for code in range(len(names))] + [UNKNOWN])
     says = "Colour is the cell type."
-    if len(ranked) > len(most):
-        says = f"Colour is the cell type; the {len(ranked) - len(most)} rarest types are grey."
-        legend[f"{len(ranked) - len(most)} other types"] = OTHER
+    if rest:
+        legend[names[rest[0]] if len(rest) == 1 else f"{len(rest)} other types"] = OTHER
+        says = f"Colour is the cell type; types beyond the {len(most)} most frequent are grey."
     if (code_N < 0).any():
         legend["type unknown"] = UNKNOWN
     return Paint(table[code_N], says, legend)
@@ -134,8 +139,9 @@ def _genes(arrays: Mapping[str, np.ndarray], unit: str) -> Picture:
         title=f"Expression over {unit}",
         caption=(
             "Each dot is a cell at its true place, coloured by the expression of one gene in model units: measured "
-            "(top) and predicted by the model from place alone (bottom). Both share one colour scale, from the 2nd to "
-            "the 98th percentile of the measured values; values beyond take the end colours. r is Pearson's correlation."
+            "(top) and predicted by the model from place alone (bottom). The genes are those it predicts best. Both "
+            "rows share one colour scale, from the 2nd to the 98th percentile of the measured values, and values "
+            "beyond take the end colours. r is Pearson's correlation over cells."
         ),
         draw=lambda: draw_genes(names, position, true, model),
     )

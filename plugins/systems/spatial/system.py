@@ -192,18 +192,21 @@ class Spatial(System):
         return self.position_path if modality == "position" and self.position_path is not None else self.path
 
     def _denoise(self, model: nn.Module, noisy: Tree, times: dict[str, Tensor], real: Tensor) -> tuple[Tree, Aux]:
-        """Data predictions: the network's output weighed against its input by how noisy that is.
+        """Data predictions: what the noisy value says by itself, plus what the network adds.
 
-        The weights are those of Karras et al. 2022 (arXiv:2206.00364, table 1) for data of unit variance: pure noise
-        is ignored, a clean input is returned as it is. Positions are centred over the real cells.
+        For data of unit variance the noisy value alone has the conditional mean alpha x_t / (alpha^2 + sigma^2), which
+        is also what the network is shown: pure noise becomes 0, a clean input stays as it is. The network's share is
+        the conditional deviation sigma / sqrt(alpha^2 + sigma^2) (Karras et al. 2022, arXiv:2206.00364, table 1).
+        Positions are centred over the real cells.
         """
-        raw, aux = model(noisy, times, real)
-        out = {}
+        alone, share = {}, {}
         for m in noisy:
             alpha, sigma = (s[:, None, None] for s in (self._path(m).alpha(times[m]), self._path(m).sigma(times[m])))
             norm = alpha**2 + sigma**2
-            value = alpha / norm * noisy[m] + sigma / norm.sqrt() * raw[m]
-            out[m] = (_centred(value, real) if m == "position" else value) * real[..., None]
+            alone[m], share[m] = alpha / norm * noisy[m], sigma / norm.sqrt()
+        raw, aux = model(alone, times, real)
+        out = {m: (alone[m] + share[m] * raw[m]) * real[..., None] for m in noisy}
+        out["position"] = _centred(out["position"], real) * real[..., None]
         return out, aux
 
 
