@@ -20,8 +20,8 @@ from benchmarks.common import interleaved
 from core.cli.choose import resolve_run
 from core.train.loop import Trainer
 from core.train.streams import Streams
-from plugins.losses.distance_mse import _DistanceError
 from plugins.ffn.moe import _Gather
+from plugins.losses.distance_mse import _DistanceError
 
 BAR = 1.01
 HEADS, EXPERTS, TOP, FREQUENCIES = 8, 4, 2, 16
@@ -37,8 +37,14 @@ class Layer(nn.Module):
         self.query_scale, self.key_scale = (nn.Parameter(torch.ones(width // HEADS)) for _ in range(2))
         self.gate = nn.Linear(width, HEADS)
         self.router = nn.Linear(width, EXPERTS, bias=False)
-        self.up, self.up_bias = nn.Parameter(torch.empty(EXPERTS, width, width)), nn.Parameter(torch.empty(EXPERTS, width))
-        self.down, self.down_bias = nn.Parameter(torch.empty(EXPERTS, width, width)), nn.Parameter(torch.empty(EXPERTS, width))
+        self.up, self.up_bias = (
+            nn.Parameter(torch.empty(EXPERTS, width, width)),
+            nn.Parameter(torch.empty(EXPERTS, width)),
+        )
+        self.down, self.down_bias = (
+            nn.Parameter(torch.empty(EXPERTS, width, width)),
+            nn.Parameter(torch.empty(EXPERTS, width)),
+        )
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         scale_a, shift_a, open_a, scale_f, shift_f, open_f = self.modulation(F.silu(condition))[:, None].chunk(6, -1)
@@ -136,7 +142,7 @@ def copy_weights(ours: nn.Module, net: ByHand) -> None:
         for old, new in told.items():
             if name.startswith(old) if old[0] != "." else old in name:
                 name = name.replace(old, new, 1)
-                if old.startswith(".attention.") or old.startswith(".ffn."):
+                if old.startswith((".attention.", ".ffn.")):
                     break
         state[name] = value
     net.load_state_dict(state)
@@ -185,7 +191,9 @@ def main() -> int:
     print(f"losses agree: {left:.6f} and {right:.6f}")
     taken = interleaved({"assembled": assembled, "by hand": by_hand}, repeats)
     ratio = taken["assembled"] / taken["by hand"]
-    print(f"assembled {taken['assembled'] * 1e3:.1f} ms, by hand {taken['by hand'] * 1e3:.1f} ms a step (CPU, one thread)")
+    print(
+        f"assembled {taken['assembled'] * 1e3:.1f} ms, by hand {taken['by hand'] * 1e3:.1f} ms a step (CPU, one thread)"
+    )
     print(f"indirection: {ratio:.3f}x (bar {BAR}x: {'reached' if ratio <= BAR else 'MISSED'})")
     return 0 if ratio <= BAR else 1
 

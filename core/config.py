@@ -7,9 +7,10 @@ the layer that chose it: `--ffn moe4x2` beats `ffn.experts` of a file, `--ffn.ex
 
 from __future__ import annotations
 
+import re
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -17,12 +18,15 @@ import cattrs
 
 from core.contract import absent, refusals
 from core.errors import UserError
-from core.names import Text, near
-from core.params import Field, fields, spell_type
+from core.names import Bare, Text, near, nearest, split
+from core.params import Field, fields, is_union, spell_type
 from core.registry import Found, Registry, Row, installed
 
 Rank = tuple[int, int]
-DEFAULT, PRESET, NAME, GIVEN = (-1, 0), 0, 1, 2
+_LOOSE_FLOAT = re.compile(r"[+-]?([0-9]+\.|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+DEFAULT, PRESET, NAME, GIVEN = (-1, 0), 1, 2, 3
+TOLD = 12
+"""mistakes told at once; a wrong file can hold hundreds"""
 
 
 class ConfigError(UserError):
@@ -44,6 +48,8 @@ class Layer:
 
     name: str
     entries: Mapping[str, tuple[Any, str]]
+    flags: tuple[str, ...] = ()
+    """what may be said there besides parameters (`--dry-run`), for near matches"""
 
 
 @attrs.frozen(kw_only=True)
@@ -95,9 +101,10 @@ def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = Non
         layers = renamed
     attempt.judge_leftovers()
     resolved = Resolved(root=tree, settings=attempt.settings, notes=tuple(dict.fromkeys(attempt.notes)))
-    errors = attempt.errors + refusals(resolved.settings)
+    errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings)))
     if errors:
-        raise ConfigError("\n".join(dict.fromkeys(errors)))
+        more = [f"and {len(errors) - TOLD} more mistakes"] if len(errors) > TOLD else []
+        raise ConfigError("\n".join(errors[:TOLD] + more))
     return resolved
 
 
@@ -123,6 +130,8 @@ class _Attempt:
         self.settings: dict[str, Setting] = {}
         self.members: dict[str, list[Field]] = {}
         self.chosen_at: dict[str, int] = {}
+        self.inlined: set[str] = set()
+        """first words of the keys that an inline slot brought"""
         self.errors: list[str] = []
         self.notes: list[str] = []
         self.unfilled: list[str] = []
@@ -169,7 +178,7 @@ class _Attempt:
             return None
         last = chain[-1]
         try:
-            value = structure(last.value, field.type) if last.rank != DEFAULT else last.value
+            value = structure(last.value, field.type)
             attrs.fields_dict(cls)[field.name].validator(None, attrs.fields_dict(cls)[field.name], value)  # type: ignore[misc]
         except (ValueError, TypeError) as error:
             text = str(error).removeprefix(f"{field.name} ")
@@ -185,25 +194,28 @@ class _Attempt:
         default = field.default if field.default is not None or field.optional else self.registry.default(kind)
         chain = self.chain(key, default, f"default of {inside[-1].__name__}")
         identity = identity and field.identity
+        base = path if field.inline else key
         if not chain:
-            if field.optional:
-                return None
-            known = ", ".join(row.spoken for row in self.registry.rows(kind))
-            self.errors.append(f"{key}: choose a {kind}. Known: {known}")
+            if not field.optional and not self.unfilled:  # a piece that failed might have chosen this one
+                known = ", ".join(row.spoken for row in self.registry.rows(kind)) or "none installed"
+                self.errors.append(f"{key}: none is chosen. Give --{key} NAME. Known: {known}")
             return None
         if field.many:
-            return self.several(key, field, chain, identity)
+            return self.several(key, field, chain, identity, inside)
         try:
             found = [(link, self.find(kind, link, field)) for link in chain]
         except UserError as error:
             self.errors.append(str(error))
-            self.unfilled.append(path if field.inline else key)
+            self.unfilled.append(base)
             return None
         link, winner = found[-1]
         if winner is None:
+            self.chosen_at[base] = link.rank[0]
+            self.members.setdefault(base, [])
+            if default is not None:  # emptied on purpose, which a reader of the configuration must be told
+                self.settings[key] = Setting(path=key, field=field, value=None, chain=tuple(chain), identity=identity)
             return None
         start = link
-        base = path if field.inline else key
         for earlier, other in reversed(found):
             if other is None or other.row.qualified != winner.row.qualified:
                 break
@@ -220,82 +232,106 @@ class _Attempt:
         self.chosen_at[base] = max(start.rank[0], self.chosen_at.get(base, -1))
         try:
             cls = winner.row.load()
+            if cls in inside:
+                raise UserError(f"{winner.row.name!r} would stand inside itself")
         except UserError as error:
             self.errors.append(f"{key}: {error} ({link.origin})")
             self.unfilled.append(base)
             return None
-        if cls in inside:
-            self.errors.append(f"{key}: {winner.row.name!r} would stand inside itself ({link.origin})")
-            return None
+        if field.inline:
+            self.inlined |= {f.name for f in fields(cls)}
         return self.node(base, cls, identity, inside)
 
-    def several(self, key: str, field: Field, chain: list[Value], identity: bool) -> tuple | None:
+    def several(
+        self, key: str, field: Field, chain: list[Value], identity: bool, inside: tuple[type, ...]
+    ) -> tuple | None:
         last, kind = chain[-1], typing.cast(str, field.kind)
-        names = _listed(last.value)
+        try:
+            names = _listed(last.value)
+        except UserError as error:
+            self.errors.append(f"{key}: {error} ({last.origin})")
+            return None
+        if not names:  # an empty list is a choice as well
+            self.settings[key] = Setting(path=key, field=field, value=(), chain=tuple(chain), identity=identity)
         made = []
         for i, name in enumerate(names):
+            at = f"{key}[{i}]"
             try:
-                found = self.registry.find(kind, name, last.origin)
+                found = self.registry.find(kind, name, "" if last.rank == DEFAULT else last.origin)
             except UserError as error:
                 self.errors.append(str(error))
+                self.unfilled.append(at)
                 continue
-            at = f"{key}[{i}]"
-            for k, v in {**_flat(found.row.preset), **found.values}.items():
-                self.say(f"{at}.{k}", Value(v, f"name {name}", last.rank))
+            if found.warning:
+                self.notes.append(found.warning)
+            for values, origin, weight in (
+                (_flat(found.row.preset), f"preset of {found.row.name}", PRESET),
+                (found.values, f"name {name}", NAME),
+            ):
+                for k, v in values.items():
+                    self.say(f"{at}.{k}", Value(v, origin, (last.rank[0], weight)))
             self.settings[at] = Setting(
                 path=at, field=field, value=found.row.name, chain=tuple(chain), row=found.row, identity=identity
             )
             try:
-                made.append(self.node(at, found.row.load(), identity, ()))
+                cls = found.row.load()
+                if cls in inside:
+                    raise UserError(f"{found.row.name!r} would stand inside itself")
+                made.append(self.node(at, cls, identity, inside))
             except UserError as error:
                 self.errors.append(f"{key}: {error} ({last.origin})")
+                self.unfilled.append(at)
         return tuple(made)
 
     def find(self, kind: str, link: Value, field: Field) -> Found | None:
         if not isinstance(link.value, str):
-            raise UserError(f"{link.origin}: a {kind} is chosen by name, not by {link.value!r}")
+            raise UserError(f"{link.origin}: {kind} is chosen by name, not by {link.value!r}")
+        if isinstance(link.value, Bare):
+            known = ", ".join(row.spoken for row in self.registry.rows(kind))
+            raise UserError(f"{link.origin}: a name is missing. Known: {known}")
         if field.optional and link.value == "none" and all(row.name != "none" for row in self.registry.rows(kind)):
             return None
         return self.registry.find(kind, link.value, "" if link.rank == DEFAULT else link.origin)
 
     def leftovers(self) -> list[str]:
-        listed = tuple(f"{path}[" for path, members in self._lists())
-        return [k for k in self.chains if k not in self.settings and k not in self._quiet() and not k.startswith(listed)]
-
-    def _lists(self) -> Iterator[tuple[str, Field]]:
-        for path, members in self.members.items():
-            for field in members:
-                if field.many:
-                    yield _join(path, field.name), field
-
-    def _quiet(self) -> set[str]:
-        """Keys that were read and left no setting: an empty optional slot, a list, something already reported."""
-        return {_join(path, f.name) for path, members in self.members.items() for f in members if f.role != "group"}
+        """Keys that nobody read: no knob and no slot of the tree is called so."""
+        read = {_join(path, f.name) for path, members in self.members.items() for f in members if f.role != "group"}
+        return [key for key in self.chains if key not in read]
 
     def expand(self) -> list[Layer] | None:
         """Layers with abbreviated keys (`gate`) written out (`attention.gate`), or None when there are none."""
         renames: dict[str, str] = {}
         for key in self.leftovers():
             head = key.partition(".")[0]
-            if any(f.name == head for f in self.members.get("", [])):
-                continue
-            homes = self.homes(head)
+            homes = [] if any(f.name == head for f in self.members.get("", [])) else self.homes(head)
             if len(homes) == 1:
                 renames[head] = homes[0]
         if not renames:
             return None
 
-        def full(key: str) -> str:
-            head, dot, rest = key.partition(".")
-            return renames.get(head, head) + dot + rest
-
-        return [Layer(la.name, {full(k): v for k, v in la.entries.items()}) for la in self.layers]
+        layers = []
+        for layer in self.layers:
+            entries: dict[str, tuple[Any, str]] = {}
+            for key, said in layer.entries.items():
+                head, dot, rest = key.partition(".")
+                full = renames.get(head, head) + dot + rest
+                if full in entries and entries[full][0] != said[0]:
+                    (before, there), (now, here) = entries[full], said
+                    raise ConfigError(f"{full} is given twice, as {before!r} ({there}) and as {now!r} ({here}); keep one")
+                entries[full] = said
+            layers.append(attrs.evolve(layer, entries=entries))
+        return layers
 
     def homes(self, word: str) -> list[str]:
-        """Slots called `word`, else slots of the kind `word`."""
-        slots = {path: s for path, s in self.settings.items() if s.field.role == "slot" and "[" not in path}
+        """Slots called `word`, else slots of the kind `word`; empty ones too."""
+        slots = {
+            _join(path, f.name): f
+            for path, members in self.members.items()
+            for f in members
+            if f.role == "slot" and "[" not in path
+        }
         by_name = [path for path in slots if path.rpartition(".")[2] == word]
-        return by_name or [path for path, s in slots.items() if s.field.kind == word]
+        return by_name or [path for path, f in slots.items() if f.kind == word]
 
     def judge_leftovers(self) -> None:
         """What nobody read is a mistake, unless it belonged to a piece that a higher layer replaced."""
@@ -306,7 +342,8 @@ class _Attempt:
                 home = home.rpartition(".")[0]
             if any(not at or not home or home == at or home.startswith(f"{at}.") for at in self.unfilled):
                 continue
-            above = [at for at in self.chosen_at if at == home or home.startswith(f"{at}.") or not at]
+            inline = home.partition(".")[0] in self.inlined
+            above = [at for at in self.chosen_at if (inline if not at else at == home or home.startswith(f"{at}."))]
             if home and any(self.chosen_at[at] > link.rank[0] for at in above):
                 self.notes.append(f"{key} = {link.value} ({link.origin}) is not used: {home} was replaced by a later choice")
                 continue
@@ -314,20 +351,23 @@ class _Attempt:
 
     def unknown(self, key: str, home: str) -> str:
         word = key[len(home) :].lstrip(".").partition(".")[0]
-        if not home:
-            homes = self.homes(word)
-            if len(homes) > 1:
-                ways = ", ".join(f"--{h}" for h in homes)
-                return f"{key}: several slots could be meant. Say which: {ways}"
-            reason = absent(word, self.settings)
-            if reason:
-                return f"{key}: {reason}"
         options = [f.name for f in self.members.get(home, [])]
-        full = {path.rpartition(".")[2]: path for path in self.settings if "[" not in path}
-        hint = near(word, options)
-        if not hint and word in full:
-            hint = f" Did you mean --{full[word]}?"
-        hint = hint or near(word, full)
+        if key.endswith("]"):
+            whole = key.partition("[")[0]
+            return f"{key}: one item of a list cannot be named anew. Give the whole list: --{whole} NAME,NAME"
+        if home and key == home:
+            return f"{key} is a table. Give its parameters one by one: {', '.join(f'--{key}.{o}' for o in options)}"
+        homes = [] if home else self.homes(word)
+        if len(homes) > 1:
+            ways = ", ".join(f"--{h}" for h in homes)
+            return f"{key}: several slots could be meant. Say which: {ways}"
+        reason = absent(word, {p: s for p, s in self.settings.items() if home in ("", p)})
+        if reason:
+            return f"{key}: {reason}"
+        full = {flag.strip("-").replace("-", "_"): flag.strip("-") for layer in self.layers for flag in layer.flags}
+        full |= {path.rpartition(".")[2]: path for path in self.settings if "[" not in path}
+        close = word if word in full else None if home else nearest(word, full)
+        hint = near(word, options) or (f" Did you mean --{full[close]}?" if close else "")
         owner = next((s.value for p, s in self.settings.items() if p == home and s.row), None)
         who = f"{owner!r} takes {', '.join(options)}" if owner else f"Known here: {', '.join(options)}"
         return f"{key}: unknown parameter.{hint} {who}"
@@ -354,11 +394,20 @@ flatten = _flat
 
 
 def _listed(value: Any) -> list[str]:
-    if isinstance(value, str):
-        from core.names import _split
+    """The names in a list of names.
 
-        return [piece.strip() for piece in _split(value.strip().removeprefix("[").removesuffix("]"), value)]
-    return [str(v) for v in value]
+    Raises:
+        UserError: something else than names.
+    """
+    if isinstance(value, Bare):
+        raise UserError("names are missing; write them with commas between")
+    if isinstance(value, str):
+        bracketed = value.strip().startswith("[") and value.strip().endswith("]")
+        inner = value.strip()[1:-1] if bracketed else value
+        return [piece.strip().strip("\"'") for piece in split(inner, value)]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        raise UserError(f"expected a list of names, got {value!r}")
+    return [*value]
 
 
 def structure(value: Any, hint: Any) -> Any:
@@ -369,11 +418,13 @@ def structure(value: Any, hint: Any) -> Any:
     Raises:
         ValueError: the value is of another type.
     """
-    if isinstance(value, Text):
-        value = _typed(value, hint)
+    if isinstance(value, Bare) and bool not in (hint, *typing.get_args(hint)):
+        raise ValueError(f"a value is missing: expected {spell_type(hint)}")
     try:
+        if isinstance(value, Text):
+            value = _typed(value, hint)
         return _CONVERTER.structure(value, hint)
-    except (cattrs.errors.BaseValidationError, TypeError, ValueError) as error:
+    except (cattrs.errors.BaseValidationError, TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, cattrs.errors.BaseValidationError):
             error = error.exceptions[0]  # type: ignore[assignment]
         text = str(error)
@@ -383,15 +434,17 @@ def structure(value: Any, hint: Any) -> Any:
 def _typed(text: Text, hint: Any) -> Any:
     if hint is str or typing.get_origin(hint) is Literal:
         return str(text)
-    optional = type(None) in typing.get_args(hint)
-    if optional and text == "none":
-        return None
-    if optional and str in typing.get_args(hint):
-        return str(text)
+    if is_union(hint):
+        if text == "none" and type(None) in typing.get_args(hint):
+            return None
+        inner = [a for a in typing.get_args(hint) if a is not type(None)]
+        if len(inner) == 1:
+            return _typed(text, inner[0])
     try:
-        value = tomllib.loads(f"x = {text}")["x"]
+        value = tomllib.loads(f"x = {text}")["x"] if "\n" not in text else str(text)
     except tomllib.TOMLDecodeError:
-        value = str(text)
+        loose = hint is float and _LOOSE_FLOAT.fullmatch(text)  # people type .5 and 1., which TOML does not know
+        value = float(text) if loose else str(text)
     if typing.get_origin(hint) is tuple and not isinstance(value, list):
         inner = typing.get_args(hint)[0]
         return [_typed(Text(piece.strip()), inner) for piece in str(text).split(",") if piece.strip()]
@@ -421,10 +474,17 @@ def _strict() -> cattrs.Converter:
         return tuple(converter.structure(v, typing.get_args(hint)[0]) for v in value)
 
     def union(value: Any, hint: Any) -> Any:
-        if value is None:
+        if type(None) in typing.get_args(hint) and (value is None or value == "none"):  # TOML has no null
             return None
         inner = [a for a in typing.get_args(hint) if a is not type(None)]
-        return converter.structure(value, inner[0])
+        if len(inner) == 1:
+            return converter.structure(value, inner[0])
+        for kind in inner:
+            try:
+                return converter.structure(value, kind)
+            except ValueError:
+                continue
+        raise ValueError(f"expected {spell_type(hint)}, got {value!r}")
 
     exactly(int, int)
     exactly(float, float, int)
@@ -432,7 +492,7 @@ def _strict() -> cattrs.Converter:
     exactly(str, str)
     converter.register_structure_hook_func(lambda t: typing.get_origin(t) is Literal, choice)
     converter.register_structure_hook_func(lambda t: typing.get_origin(t) is tuple, sequence)
-    converter.register_structure_hook_func(lambda t: type(None) in typing.get_args(t), union)
+    converter.register_structure_hook_func(is_union, union)
     return converter
 
 

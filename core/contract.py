@@ -15,9 +15,11 @@ def refusals(settings: Mapping[str, Setting]) -> list[str]:
     for path, above in settings.items():
         if above.row is None:
             continue
+        # The parts of an inline piece stand beside it.
+        prefix = path.removesuffix(above.field.name) if above.field.inline else f"{path}."
         for kind, names in above.row.accepts.items():
             for below_path, below in settings.items():
-                inside = below_path.startswith(f"{path}.") and below.row is not None and below.field.kind == kind
+                inside = below_path.startswith(prefix) and below.row is not None and below.field.kind == kind
                 if inside and below.row is not None and below.row.name not in names:
                     allowed = f"; it takes {', '.join(names)}" if names else ""
                     because = _because(above, kind)
@@ -26,9 +28,9 @@ def refusals(settings: Mapping[str, Setting]) -> list[str]:
 
 
 def absent(kind: str, settings: Mapping[str, Setting]) -> str | None:
-    """Why no slot of a kind exists in a tree, where a row says so."""
+    """Why a tree has no slot of a kind, where a row says what of that kind it accepts."""
     for path, setting in settings.items():
-        if setting.row is not None and setting.row.accepts.get(kind) == []:
+        if setting.row is not None and kind in setting.row.accepts:
             return f"{path} {setting.value!r} takes no {kind}{_because(setting, kind)}"
     return None
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from core.config import Layer, flatten
 from core.errors import UserError
-from core.names import Text
+from core.names import Bare, Text, nearest
 
 ENV_PREFIX = "CORE_"
 ENV_RESERVED = frozenset({"CORE_CONFIG", "CORE_REALDATA", "CORE_STORE"})
+SEEN = 8
+"""files named to someone whose own is not there"""
 _TABLE = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?")
 _NUMBER = re.compile(r"-\.?\d")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\-\"]+)\s*=")
@@ -27,27 +29,39 @@ def file_layer(path: str) -> Layer:
     """
     file = Path(path)
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except FileNotFoundError:
-        beside = sorted(p.name for p in file.parent.glob("*.toml")) if file.parent.is_dir() else []
-        seen = f" There are {', '.join(beside)}." if beside else ""
-        raise UserError(f"no file {path}.{seen}") from None
+        beside = sorted(p.stem for p in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+        named = ", ".join(f"{stem}.toml" for stem in beside[:SEEN]) + (", ..." if len(beside) > SEEN else ".")
+        close = nearest(file.stem, beside)
+        hint = f" Did you mean {close}.toml?" if close else f" There are {named}" if beside else ""
+        raise UserError(f"no file {path}.{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     try:
         doc = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
     lines = _lines(text)
     entries = {}
     for key, value in flatten(doc).items():
-        line = lines.get(key) or lines.get(f"{key}.name")
+        line = _line_of(key, lines)
         entries[key] = (value, f"{file.name}:{line}" if line else file.name)
     return Layer(file.name, entries)
 
 
+def _line_of(key: str, lines: Mapping[str, int]) -> int | None:
+    """The line of a key, else that of the inline table that holds it."""
+    while key:
+        line = lines.get(key) or lines.get(f"{key}.name")
+        if line:
+            return line
+        key = key.rpartition(".")[0]
+    return None
+
+
 def _lines(text: str) -> dict[str, int]:
-    """Line number of each dotted key; tomllib has none. Keys inside inline tables keep their parent's line."""
+    """Line number of each dotted key that stands before a `=`; tomllib has none."""
     lines, table = {}, ""
     for number, line in enumerate(text.splitlines(), 1):
         if hit := _TABLE.fullmatch(line):
@@ -58,12 +72,16 @@ def _lines(text: str) -> dict[str, int]:
 
 
 def env_layer(environ: Mapping[str, str]) -> Layer:
-    """`CORE_TRAIN__STEPS=100` as `train.steps`; two underscores stand for a dot."""
+    """`CORE_TRAIN__STEPS=100` as `train.steps`; two underscores stand for a dot.
+
+    Raises:
+        UserError: a value that is no UTF-8 text.
+    """
     entries = {}
     for name, value in sorted(environ.items()):
         if name.startswith(ENV_PREFIX) and name not in ENV_RESERVED:
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            entries[key] = (Text(value), f"environment {name}")
+            entries[key] = (_text(value, name), f"environment {name}")
     return Layer("environment", entries)
 
 
@@ -72,28 +90,42 @@ def is_flag(word: str) -> bool:
     return word.startswith("-") and len(word) > 1 and not _NUMBER.match(word)
 
 
-def cli_layer(tokens: Sequence[str]) -> Layer:
+def cli_layer(tokens: Sequence[str], flags: Sequence[str] = ()) -> Layer:
     """`--ffn.top_k 2`, `--ffn.top_k=2` and the bare `--ffn.shared` (true) as a layer.
 
+    Args:
+        tokens: words of the command line.
+        flags: what the verb takes besides, for near matches.
+
     Raises:
-        UserError: a word that belongs to no flag, or a flag given twice with different values.
+        UserError: a word that belongs to no flag, a flag given twice with different values, or a value that is no
+            UTF-8 text.
     """
     entries: dict[str, tuple[Any, str]] = {}
     i = 0
     while i < len(tokens):
         token = tokens[i]
-        if not token.startswith("--") or token == "--":
+        flag, equals, tail = token.partition("=")
+        if not flag.startswith("--") or flag == "--":
             raise UserError(f"{token!r} belongs to no flag; parameters are given as --name value")
-        flag, equals, value = token.partition("=")
+        value = _text(tail, flag)
         if not equals:
             following = tokens[i + 1] if i + 1 < len(tokens) else None
             if following is None or is_flag(following):
-                value = "true"
+                value = Bare("true")
             else:
-                value, i = following, i + 1
-        key = flag.removeprefix("--").replace("-", "_")
+                value, i = _text(following, flag), i + 1
+        key = flag.removeprefix("--").replace("-", "_").removesuffix(".name")
         if key in entries and entries[key][0] != value:
             raise UserError(f"{flag} is given twice, as {entries[key][0]!r} and as {value!r}; keep one")
-        entries[key] = (Text(value), f"CLI {flag}")
+        entries[key] = (value, f"CLI {flag}")
         i += 1
-    return Layer("CLI", entries)
+    return Layer("CLI", entries, tuple(flags))
+
+
+def _text(value: str, where: str) -> Text:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {value!r} is no UTF-8 text") from None
+    return Text(value)

@@ -21,6 +21,8 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 
 import attrs
 
+from core.names import NAME
+
 T = TypeVar("T")
 
 LEAF_TYPES = (int, float, bool, str)
@@ -80,10 +82,17 @@ def group(help: str) -> Any:
 
 
 def _within(instance: Any, attribute: attrs.Attribute, value: Any) -> None:
+    """Bounds hold for a number and for each number of a list; a whole number fits into 64 bits, as in TOML."""
+    if isinstance(value, tuple):
+        for item in value:
+            _within(instance, attribute, item)
+        return
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise NotFinite(f"{attribute.name} must be a finite number, got {value}")
-    if value is None or isinstance(value, (str, tuple)):
+    if value is None or isinstance(value, str):
         return
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{attribute.name} must fit into 64 bits, got {value:.3e}")
     tests: dict[str, Callable[[Any, Any], bool]] = {
         ">=": lambda a, b: a >= b,
         ">": lambda a, b: a > b,
@@ -136,7 +145,7 @@ def spell_type(hint: Any) -> str:
         return "|".join(str(a) for a in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return "list of " + spell_type(typing.get_args(hint)[0])
-    if _is_union(hint):
+    if is_union(hint):
         return " or ".join("none" if a is type(None) else spell_type(a) for a in typing.get_args(hint))
     return {int: "int", float: "float", bool: "true|false", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -146,7 +155,8 @@ def params(cls: type[T]) -> type[T]:
     """Make `cls` an immutable, keyword-only parameter class and check its declaration.
 
     Raises:
-        TypeError: a field without type, help or a known role; a class without docstring; a reserved field name.
+        TypeError: a field without type, help or a known role; a class without docstring; a name that is reserved or that
+            a flag and an environment variable cannot both spell; a default of another type or out of its bounds.
     """
     made = attrs.define(frozen=True, kw_only=True, slots=False)(cls)
     attrs.resolve_types(made)
@@ -156,11 +166,15 @@ def params(cls: type[T]) -> type[T]:
         where = f"{cls.__qualname__}.{attribute.name}"
         if attribute.name in RESERVED:
             raise TypeError(f"{where}: '{attribute.name}' is the key that names a plugin; call the field otherwise")
+        if not NAME.fullmatch(attribute.name) or "__" in attribute.name:
+            raise TypeError(f"{where}: a name is lower-case letters, digits and single _, and begins with a letter")
         if attribute.metadata.get("role") is None:
             raise TypeError(f"{where}: declare it with knob(), slot() or group()")
         if not attribute.metadata["help"].strip():
             raise TypeError(f"{where}: give it a help text")
-        _describe(attribute, where)
+        field = _describe(attribute, where)
+        if field.role == "knob" and not field.required:
+            _check_default(attribute, where)
     return made
 
 
@@ -186,7 +200,7 @@ def _describe(attribute: attrs.Attribute, where: str) -> Field:
         inner, many, optional = attribute.type, False, False
         if typing.get_origin(inner) is tuple:
             inner, many = typing.get_args(inner)[0], True
-        elif _is_union(inner):
+        elif is_union(inner):
             rest = [a for a in typing.get_args(inner) if a is not type(None)]
             inner, optional = rest[0], True
         kind = getattr(inner, "KIND", None)
@@ -215,8 +229,27 @@ def _describe(attribute: attrs.Attribute, where: str) -> Field:
     )
 
 
-def _is_union(hint: Any) -> bool:
+def is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _check_default(attribute: attrs.Attribute, where: str) -> None:
+    if not _fits(attribute.default, attribute.type):
+        raise TypeError(f"{where}: its default {attribute.default!r} is not {spell_type(attribute.type)}")
+    try:
+        _within(None, attribute, attribute.default)
+    except ValueError as error:
+        raise TypeError(f"{where}: its default is out of bounds: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is Literal:
+        return any(value == option and type(value) is type(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    if is_union(hint):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def _is_leaf(hint: Any) -> bool:
@@ -225,4 +258,4 @@ def _is_leaf(hint: Any) -> bool:
     if typing.get_origin(hint) is tuple:
         args = typing.get_args(hint)
         return len(args) == 2 and args[1] is Ellipsis and _is_leaf(args[0])
-    return _is_union(hint) and all(a is type(None) or _is_leaf(a) for a in typing.get_args(hint))
+    return is_union(hint) and all(a is type(None) or _is_leaf(a) for a in typing.get_args(hint))

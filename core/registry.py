@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -110,19 +111,27 @@ class Row:
             UserError: a missing requirement, a target that does not import, or a class of another kind.
         """
         who = f"{self.kind} {self.name!r} (from {self.origin})"
-        missing = [need for need in self.needs if not _met(need)]
+        try:
+            missing = [need for need in self.needs if not _met(need)]
+        except ValueError as error:
+            raise UserError(f"{who}: its manifest needs what is no requirement: {error}") from None
         if missing:
             quoted = " ".join(f"'{need}'" for need in missing)
             raise UserError(f"{who} needs {', '.join(missing)}. Install with: pip install {quoted}")
         module, _, attribute = self.target.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # noqa: BLE001 - third-party code may raise anything at import
+        except (Exception, SystemExit) as error:  # third-party code may raise anything at import
             raise UserError(
                 f"{who} cannot be loaded: {self.target} raised {type(error).__name__}: {error}. `core doctor` tells more."
             ) from error
         if getattr(found, "KIND", None) != self.kind:
             raise UserError(f"{who}: {self.target} is no {self.kind} (its KIND is {getattr(found, 'KIND', None)!r})")
+        if not attrs.has(found):
+            raise UserError(f"{who}: {self.target} is no parameter class; decorate it with @params (core.params)")
+        lacking = sorted(getattr(found, "__abstractmethods__", ()))
+        if lacking:
+            raise UserError(f"{who}: {self.target} lacks {', '.join(lacking)}, which every {self.kind} has")
         return found
 
 
@@ -130,6 +139,8 @@ def _met(need: str) -> bool:
     from packaging.requirements import Requirement
 
     requirement = Requirement(need)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return True
     try:
         return requirement.specifier.contains(version(requirement.name), prereleases=True)
     except PackageNotFoundError:
@@ -213,20 +224,22 @@ class Registry:
         """(kind, name, claims, winner) wherever several distributions claim one name."""
         return [(k, n, rows, self._choose(k, n)) for (k, n), rows in self._rows.items() if len(rows) > 1]
 
-    def find(self, kind: str, name: str, where: str = "") -> Found:
+    def find(self, kind: str, name: str, where: str = "", replaced: tuple[str, ...] = ()) -> Found:
         """The row that a spoken name stands for, and the values that the name carries.
 
         Args:
             kind: one of `KINDS`.
             name: plain, pattern, call, qualified, or a path with a known ending.
             where: who said the name (`CLI --ffn`, `epi.toml:3`), for the error.
+            replaced: deprecated names that led here.
 
         Raises:
-            UserError: no such name (near matches are listed), or an unsettled clash.
+            UserError: no such name (near matches are listed), an unsettled clash, or deprecated names that lead in a
+                circle.
         """
         at = f"{where}: " if where else ""
         self.rows(kind)
-        by_file = self._by_file(kind, name)
+        by_file = self._by_file(kind, name, at)
         if by_file is not None:
             return by_file
         try:
@@ -239,25 +252,27 @@ class Registry:
         values |= spoken.args
         if row.deprecated is None:
             return Found(row, values)
-        found = self.find(kind, row.deprecated, where)
+        if row.name in replaced:
+            raise UserError(f"{at}{kind} {row.name!r} is deprecated in favour of itself ({row.origin}); tell its authors")
+        found = self.find(kind, row.deprecated, where, (*replaced, row.name))
         text = f"{at}{kind} {row.name!r} is deprecated; use {row.deprecated!r}"
-        return Found(found.row, found.values | spoken.args, text)
+        return Found(found.row, found.values | values, text)
 
-    def _by_file(self, kind: str, name: str) -> Found | None:
+    def _by_file(self, kind: str, name: str, at: str) -> Found | None:
         text = name.strip()
         for row in self.rows(kind):
-            if any(text.lower().endswith(ending) for ending in row.files) and "(" not in text:
+            if any(text.lower().endswith(ending) for ending in row.files):
                 return Found(row, {"path": str(Path(text).expanduser().absolute())})
         endings = sorted({ending for row in self.rows(kind) for ending in row.files})
-        if endings and ("(" not in text) and (Path(text).suffix or text.startswith((".", "/", "~"))):
-            raise UserError(f"no {kind} reads {text!r}: files must end in {', '.join(endings)}")
+        if endings and not text.endswith(")") and (Path(text).suffix or text.startswith((".", "/", "~"))):
+            raise UserError(f"{at}no {kind} reads {text!r}: files must end in {', '.join(endings)}")
         return None
 
     def _match(self, kind: str, spoken: Spoken, at: str) -> tuple[Row | None, dict[str, Any]]:
         if spoken.qualifier is not None:
-            for row in self._rows.get((kind, spoken.head), []):
-                if row.origin.name == spoken.qualifier:
-                    return row, {}
+            for claim in self._rows.get((kind, spoken.head), []):
+                if claim.origin.name == canonical(spoken.qualifier):
+                    return claim, {}
         elif (kind, spoken.head) in self._rows:
             row = self._choose(kind, spoken.head)
             if row is None:
@@ -269,7 +284,7 @@ class Registry:
             return row, {}
         for (k, _), rows in self._rows.items():
             for row in rows if k == kind else ():
-                if row.pattern and spoken.qualifier in (None, row.origin.name):
+                if row.pattern and (spoken.qualifier is None or row.origin.name == canonical(spoken.qualifier)):
                     values = match_pattern(row.pattern, spoken.head)
                     if values is not None:
                         return row, values
@@ -284,17 +299,17 @@ class Registry:
             names = [option for row in rows for option in {row.name, row.spoken}]
             hint = near(spoken.head, names)
         if not hint:
-            elsewhere = [k for k, n in self._rows if n == spoken.head]
-            hint = f" There is a {elsewhere[0]} of that name." if elsewhere else ""
+            elsewhere = [k for k, n in self._rows if n == spoken.head and k != kind]
+            hint = f" That is a name of kind {elsewhere[0]!r}." if elsewhere else ""
         known = ", ".join(row.spoken for row in rows) or "none installed"
         return f"no {kind} is called {name!r}.{hint} Known: {known}. `core list {kind}` says what each is."
 
     def _choose(self, kind: str, name: str) -> Row | None:
         """Who owns a bare name: the preferred, else the built-in, else the only claimant, else nobody."""
         rows = self._rows[kind, name]
-        wanted = self.prefer.get(f"{kind}.{name}")
+        wanted = self.prefer.get(f"{kind}.{name}", BUILTIN)
         for row in rows:
-            if row.origin.name == (wanted or BUILTIN):
+            if row.origin.name == canonical(wanted):
                 return row
         return rows[0] if len(rows) == 1 else None
 
@@ -310,6 +325,7 @@ def _row(kind: str, name: str, values: Any, origin: Origin) -> Row:
         wanted = _ROW_KEYS[key]
         if type(value) is not wanted:
             raise ValueError(f"{key} must be {wanted.__name__}, not {type(value).__name__}")
+    _check_inside(values)
     if "deprecated" not in values:
         required = ("summary", "system") if kind == "recipe" else ("summary", "target")
         for key in required:
@@ -317,12 +333,38 @@ def _row(kind: str, name: str, values: Any, origin: Origin) -> Row:
                 raise ValueError(f"{key} is missing")
         if kind != "recipe" and ":" not in values["target"]:
             raise ValueError(f"target must read module:Class, not {values['target']!r}")
-        if len(values["summary"]) > 80:
-            raise ValueError(f"summary has {len(values['summary'])} characters; 80 are allowed")
+        if len(values["summary"]) > 80 or not values["summary"].isprintable():
+            raise ValueError(f"summary has {len(values['summary'])} characters; one line of up to 80 is allowed")
     if "pattern" in values:
         compile_pattern(values["pattern"])
     tuples = {key: tuple(values[key]) for key in ("needs", "files") if key in values}
     return Row(kind=kind, name=name, origin=origin, **{**values, **tuples})
+
+
+def _check_inside(values: Mapping[str, Any]) -> None:
+    """What stands inside the lists and tables of a row.
+
+    Raises:
+        ValueError: an element of another type, an unknown kind, or a file ending without its dot.
+    """
+    for key in ("needs", "files"):
+        if not all(isinstance(item, str) for item in values.get(key, ())):
+            raise ValueError(f"{key} must be a list of texts")
+    if not all(len(ending) > 1 and ending.startswith(".") for ending in values.get("files", ())):
+        raise ValueError("files lists endings with their dot, such as .h5ad")
+    for kind in [*values.get("accepts", ()), *values.get("because", ())]:
+        if kind not in KINDS:
+            raise ValueError(f"accepts and because speak of kinds, and {kind!r} is none.{near(kind, KINDS)}")
+    for kind, names in values.get("accepts", {}).items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"accepts.{kind} must be a list of names")
+    if not all(isinstance(reason, str) for reason in values.get("because", {}).values()):
+        raise ValueError("because must hold texts")
+
+
+def canonical(name: str) -> str:
+    """The name of a distribution as installers compare it: `Acme_Gates` is `acme-gates` (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def discover(points: Iterable[EntryPoint] | None = None, prefer: Mapping[str, str] | None = None) -> Registry:
@@ -339,8 +381,8 @@ def discover(points: Iterable[EntryPoint] | None = None, prefer: Mapping[str, st
         seen.add((origin.name, point.value))
         try:
             registry.add(tomllib.loads(manifest_path(point.value).read_text("utf-8")), origin)
-        except (OSError, ValueError, ImportError) as error:
-            registry.broken.append(Broken(str(origin), f"{point.value}: {error}"))
+        except Exception as error:  # noqa: BLE001 - one broken manifest must not hide the others
+            registry.broken.append(Broken(str(origin), f"{point.value}: {error or type(error).__name__}"))
     return registry
 
 
@@ -365,7 +407,8 @@ def manifest_path(value: str) -> Path:
 
 
 def _dist(point: EntryPoint) -> Origin:
-    return Origin(point.dist.name, point.dist.version) if point.dist is not None else Origin("unknown", "0")
+    name, number = (point.dist.name, point.dist.version) if point.dist is not None else (None, None)
+    return Origin(canonical(name or "unknown"), number or "0")  # metadata that lost its name or version gives None
 
 
 def user_config() -> Path:
@@ -383,29 +426,37 @@ def user_preferences() -> dict[str, str]:
     """
     path = user_config()
     try:
-        doc = tomllib.loads(path.read_text("utf-8"))
+        doc = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
-    flat = {}
-    for kind, table in doc.get("prefer", {}).items():
+    prefer = doc.get("prefer", {})
+    if not isinstance(prefer, dict):
+        raise UserError(f"{path}: [prefer] is a table of lines such as gate.NAME = \"distribution\"")
+    flat: dict[str, str] = {}
+    for kind, table in prefer.items():
         if kind not in KINDS or not isinstance(table, dict):
             raise UserError(f"{path}: [prefer] {kind} is no kind.{near(kind, KINDS)} Write gate.NAME = \"distribution\"")
-        flat |= {f"{kind}.{name}": str(dist) for name, dist in table.items()}
+        for name, dist in table.items():
+            if not isinstance(dist, str):
+                raise UserError(f"{path}: [prefer] {kind}.{name} must name a distribution, not {dist!r}")
+            flat[f"{kind}.{name}"] = dist
     return flat
 
 
 def shadowed() -> tuple[Path, Path] | None:
-    """(found, expected) where another folder called `plugins` hides ours, else None.
+    """(found, expected) where another folder or file called `plugins` hides ours, else None.
 
     `python -m core` puts the current folder first on the path; the console script does not.
     """
     expected = Path(__file__).resolve().parent.parent / "plugins"
     spec = importlib.util.find_spec("plugins")
-    locations = list(spec.submodule_search_locations or []) if spec else []
-    found = Path(locations[0]).resolve() if locations else expected
-    return None if found == expected and spec is not None else (found, expected)
+    if spec is None:
+        return None
+    places = [*(spec.submodule_search_locations or [spec.origin or "plugins"])]
+    found = Path(places[0]).resolve()
+    return None if found == expected else (found, expected)
 
 
 @functools.cache

@@ -8,17 +8,18 @@ from typing import Any
 import tomlkit
 
 from core.config import Resolved, Setting
+from core.registry import BUILTIN
 
 
 def dump(resolved: Resolved) -> str:
     """The whole configuration, plain keys before tables. Read as a file it resolves to the same identity."""
     tables: dict[str, list[str]] = {"": []}
-    settings = {p: s for p, s in resolved.settings.items() if "[" not in p and s.value is not None}
+    settings = {p: s for p, s in resolved.settings.items() if "[" not in p and _told(s)}
     for path, setting in settings.items():
         home, _, key = path.rpartition(".")
         if setting.row is not None and any(p.startswith(f"{path}.") for p in resolved.settings):
             home, key = path, "name"
-        tables.setdefault(home, []).append(_line(key, setting.value, origins(setting)))
+        tables.setdefault(home, []).append(_line(key, _spoken(setting), origins(setting)))
     for path in dict.fromkeys(p.partition("[")[0] for p in resolved.settings if "[" in p):
         home, _, key = path.rpartition(".")
         calls = list(_calls(path, resolved))
@@ -53,18 +54,33 @@ def parts(resolved: Resolved) -> str:
     return text
 
 
+def _told(setting: Setting) -> bool:
+    """Whether a value must be written; TOML has no null, so an empty default goes without saying."""
+    return setting.value is not None or setting.field.default is not None
+
+
+def _spoken(setting: Setting) -> Any:
+    """What a file says to get this value again; a third party's piece by its full name, which no other can claim."""
+    if setting.value is None:
+        return "none"
+    row = setting.row
+    return setting.value if row is None or row.origin.name == BUILTIN else row.qualified
+
+
 def _line(key: str, value: Any, comment: str) -> str:
     plain = list(value) if isinstance(value, tuple) else value
-    return f"{key} = {tomlkit.item(plain).as_string()}  # {' '.join(comment.split())}"
+    legible = "".join(char if char.isprintable() else " " for char in comment)
+    return f"{key} = {tomlkit.item(plain).as_string()}  # {' '.join(legible.split())}"
 
 
 def _calls(path: str, resolved: Resolved) -> Iterable[str]:
     """Each listed piece as a call with all its values, so that reading it back needs no defaults."""
     for at, setting in resolved.settings.items():
         if at.startswith(f"{path}[") and at.endswith("]"):
-            inside = {p.removeprefix(f"{at}."): s.value for p, s in resolved.settings.items() if p.startswith(f"{at}.")}
-            args = ", ".join(f"{k}={tomlkit.item(v).as_string()}" for k, v in inside.items() if v is not None)
-            yield f"{setting.value}({args})" if args else str(setting.value)
+            inside = {p.removeprefix(f"{at}."): s for p, s in resolved.settings.items() if p.startswith(f"{at}.")}
+            said = {k: list(s.value) if isinstance(s.value, tuple) else _spoken(s) for k, s in inside.items() if _told(s)}
+            args = ", ".join(f"{k}={tomlkit.item(v).as_string()}" for k, v in said.items())
+            yield f"{_spoken(setting)}({args})" if args else str(_spoken(setting))
 
 
 def _spell(value: Any) -> str:

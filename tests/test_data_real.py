@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from realdata import realdata
 from sklearn.neighbors import KNeighborsRegressor
 
 from core.train.streams import Streams
@@ -12,6 +11,7 @@ from plugins.data.cut import Cut
 from plugins.data.h5ad import H5ad
 from plugins.data.prepare import Prepare
 from plugins.data.sets import CellSource, Sets
+from realdata import realdata
 
 FILES = {
     "drosophila_bdtnp_3d": {"cells": 3039, "genes": 84, "dims": 3, "types": 0, "sections": 1, "transform": "none"},

@@ -157,6 +157,8 @@ def test_losses_are_those_that_were_asked_for() -> None:
     both = routed(logits_NE, balance_weight=0.5, z_weight=0.25)(x_BTD)[1].losses
     assert sorted(both) == ["balance", "router_z"]
     plain = routed(logits_NE, balance_weight=1.0)(x_BTD)[1].losses
+    load_E = torch.bincount(logits_NE.topk(2).indices.flatten(), minlength=3).double() / 14
+    close([plain["balance"]], [3 * (load_E * logits_NE.softmax(-1).mean(0)).sum()])
     close([both["balance"]], [0.5 * plain["balance"]])
     close([both["router_z"]], [0.25 * logits_NE.exp().sum(-1).log().square().mean()])
 

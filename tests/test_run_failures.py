@@ -55,9 +55,16 @@ def test_a_full_disk_fails_the_run_keeps_the_last_checkpoint_and_the_rerun_finis
 @pytest.mark.slow
 def test_a_file_size_limit_of_the_kernel_is_a_clean_failure(tmp_path: Path) -> None:
     """`ulimit -f` makes the real write fail: exit 1, no traceback, no run that pretends to be complete."""
-    words = " ".join(f"'{w}'" for w in command("run", *ARGS, "--width=64", "-o", "run"))
+    words = " ".join(
+        f"'{w}'" for w in command("run", *(w for w in ARGS if "width" not in w), "--width=64", "-o", "run")
+    )
     limited = subprocess.run(
-        ["bash", "-c", f"ulimit -f 64; exec {words}"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+        ["bash", "-c", f"ulimit -f 64; exec {words}"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert limited.returncode == 1, limited.stderr
     assert "Traceback" not in limited.stderr
@@ -139,7 +146,9 @@ def test_two_processes_never_share_a_run_directory(tmp_path: Path) -> None:
     assert "in use by another process" in second.stderr
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """A truncated file inside a checkpoint is a clear failure, not a fresh start in silence."""
     monkeypatch.chdir(tmp_path)
     assert main(["run", *ARGS, "-o", "run"]) == 0

@@ -13,8 +13,8 @@ import pytest
 from small import SMALL, command, core, environment, same
 
 ARGS = (
-    *SMALL, "--attention=gated_headwise", "--ffn=moe4x2", "--ffn.jitter=0.1", "--train.steps=40", "--train.accumulate=2",
-    "--train.checkpoint_every=7", "--train.validate_every=10", "-q",
+    *SMALL, "--attention=gated_headwise", "--ffn=moe4x2", "--ffn.jitter=0.1", "--train.steps=40",
+    "--train.accumulate=2", "--train.checkpoint_every=7", "--train.validate_every=10", "-q",
 )  # fmt: skip
 KILLS = 5
 
@@ -37,7 +37,11 @@ def test_killed_at_random_steps_the_same_command_ends_bit_identical(undisturbed:
         reached = _steps(run)
         target = reached + chance.randint(2, 9)
         process = subprocess.Popen(
-            command("run", *ARGS, "-o", "run"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            command("run", *ARGS, "-o", "run"),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         _wait_for_step(run, target, process)
         process.kill()
@@ -56,7 +60,11 @@ def test_killed_at_random_steps_the_same_command_ends_bit_identical(undisturbed:
 def test_resume_goes_on_from_anywhere_with_the_stored_configuration(undisturbed: Path, tmp_path: Path) -> None:
     """`core resume RUN` needs nothing but the directory."""
     process = subprocess.Popen(
-        command("run", *ARGS, "-o", "run"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command("run", *ARGS, "-o", "run"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     _wait_for_step(tmp_path / "run", 17, process)
     process.kill()
@@ -72,7 +80,12 @@ def test_resume_goes_on_from_anywhere_with_the_stored_configuration(undisturbed:
 def test_an_interrupt_ends_in_a_checkpoint_and_goes_on(undisturbed: Path, tmp_path: Path) -> None:
     """Ctrl-C: exit 130, status `stopped`, no traceback; the same command then ends bit-identical."""
     process = subprocess.Popen(
-        command("run", *ARGS[:-1], "-o", "run"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("run", *ARGS[:-1], "-o", "run"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     _wait_for_step(tmp_path / "run", 5, process)
     process.send_signal(signal.SIGINT)

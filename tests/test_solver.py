@@ -1,6 +1,5 @@
 """Solvers: the laws of the kind, the order of Euler, and the moments of the ancestral sampler."""
 
-
 import pytest
 import torch
 from hypothesis import given, settings

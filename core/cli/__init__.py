@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status: 0 done, 1 failed while running, 2 the user's mistake, 130 interrupted."""
     words = [*(sys.argv[1:] if argv is None else argv)]  # not `list`: that verb is a module of this package
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+        sys.stdout.flush()  # a closed pipe is to be noticed here, not when the interpreter ends
+        return status
     except (UserError, RunFailed) as error:
         print(f"core: {error}", file=sys.stderr)
         return error.exit_code
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if len(words) == 2 and words[0] == "help" and words[1] in VERBS:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP.format(verbs="\n".join(f"  {verb:8}  {text}" for verb, text in VERBS.items())))
         return 0
@@ -74,7 +78,7 @@ def _sound(verb: str) -> Callable[[list[str]], int]:
     wrong = shadowed()
     if wrong and verb != "doctor":
         raise UserError(
-            f"the folder {wrong[0]} hides cellcore's own plugins in {wrong[1]}. Rename it, start from another folder, "
+            f"{wrong[0]} hides cellcore's own plugins in {wrong[1]}. Rename it, start from another folder, "
             "or use the command `core` (or `python -P -m core`), which does not look into the current folder"
         )
     return import_module(f"core.cli.{verb}").main
@@ -90,4 +94,4 @@ def _further_verbs() -> dict[str, Callable[[list[str]], int]]:
     from core.hooks import Hooks
 
     hooks = Hooks(registry, lambda text: print(f"core: {text}", file=sys.stderr))
-    return {name: verb for brought in hooks.fire("core_verbs") for name, verb in brought.items()}
+    return {name: verb for brought in hooks.fire("core_verbs") if isinstance(brought, dict) for name, verb in brought.items()}

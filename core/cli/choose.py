@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
 from core.config import Layer, Resolved, flatten, resolve
 from core.errors import UserError
 from core.layers import cli_layer, env_layer, file_layer, is_flag
-from core.names import near
+from core.names import Bare, near
 from core.registry import Registry, installed
 
 
@@ -33,22 +33,30 @@ def take_apart(words: list[str], *, switches: Mapping[str, str], options: Mappin
         options: spelling -> name of flags with a value.
 
     Raises:
-        UserError: a word that is neither, or an option without its value.
+        UserError: a word that is neither, an option without its value, or a switch with one.
     """
-    files, overrides, on, chosen = [], [], set(), {}
+    files: list[str] = []
+    overrides: list[str] = []
+    on: set[str] = set()
+    chosen: dict[str, str] = {}
     i = 0
     while i < len(words):
         word = words[i]
         head, equals, tail = word.partition("=")
-        if word in switches:
-            on.add(switches[word])
+        if head in switches:
+            if equals:
+                raise UserError(f"{head} takes no value, not {tail!r}")
+            on.add(switches[head])
         elif head in options:
             if not equals:
                 i += 1
                 if i >= len(words) or is_flag(words[i]):
                     raise UserError(f"{head} needs a value")
                 tail = words[i]
-            chosen[options[head]] = tail
+            if not tail:
+                raise UserError(f"{head} needs a value")
+            if chosen.setdefault(options[head], tail) != tail:
+                raise UserError(f"{head} is given twice, as {chosen[options[head]]!r} and as {tail!r}; keep one")
         elif word.startswith("--"):
             overrides.append(word)
             if not equals and i + 1 < len(words) and not is_flag(words[i + 1]):
@@ -71,8 +79,8 @@ def _a_file(word: str) -> str:
     raise UserError(f"{word!r} is no configuration file (.toml){hint}")
 
 
-def resolve_run(files: Collection[str], overrides: Collection[str]) -> Resolved:
-    """The run that files, environment and flags ask for.
+def resolve_run(files: Collection[str], overrides: Collection[str], flags: Sequence[str] = ()) -> Resolved:
+    """The run that files, environment and flags ask for; `flags` are those of the verb itself, for near matches.
 
     Raises:
         UserError: see `core.config.resolve`; also a recipe of another system, or steps and epochs both given.
@@ -80,7 +88,7 @@ def resolve_run(files: Collection[str], overrides: Collection[str]) -> Resolved:
     from core.train.settings import Run
 
     registry = installed()
-    layers = [*map(file_layer, files), env_layer(os.environ), cli_layer(list(overrides))]
+    layers = [*map(file_layer, files), env_layer(os.environ), cli_layer([*overrides], flags)]
     recipe = _recipe(layers, registry)
     resolved = resolve(Run, [*recipe, *layers], registry)
     _one_budget(resolved)
@@ -92,11 +100,14 @@ def _recipe(layers: list[Layer], registry: Registry) -> list[Layer]:
     if not said or not said[-1][0]:
         return []
     name, origin = said[-1]
-    row = registry.find("recipe", str(name), origin).row
+    if isinstance(name, Bare):
+        raise UserError(f"{origin}: a name is missing. Known: {', '.join(r.spoken for r in registry.rows('recipe'))}")
+    found = registry.find("recipe", str(name), origin)
+    row = found.row
     systems = [layer.entries["system"] for layer in layers if "system" in layer.entries]
     if systems and registry.find("system", str(systems[-1][0]), systems[-1][1]).row.name != row.system:
         raise UserError(f"recipe {row.name!r} ({origin}) is for system {row.system!r}, not {systems[-1][0]!r} ({systems[-1][1]})")
-    entries = {"system": row.system} | flatten(row.preset)
+    entries = {"system": row.system} | flatten(row.preset) | found.values
     return [Layer("recipe", {key: (value, f"recipe {row.name}") for key, value in entries.items()})]
 
 

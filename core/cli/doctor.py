@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from core.errors import UserError
+from core.hooks import Hooks
 from core.registry import BUILTIN, installed, shadowed, user_config
 
 HELP = """usage: core doctor
@@ -36,14 +37,21 @@ def main(words: list[str]) -> int:
     print(f"settings     {user_config()}{'' if user_config().exists() else ' (none)'}")
     wrong = shadowed()
     if wrong:
-        problems.append(f"the folder {wrong[0]} hides cellcore's own plugins in {wrong[1]}; rename it or start elsewhere")
+        problems.append(f"{wrong[0]} hides cellcore's own plugins in {wrong[1]}; rename it or start elsewhere")
     registry = installed()
+    Hooks(registry, problems.append)
     problems += [f"{b.origin}: {b.reason}" for b in registry.broken]
     for kind, name, claims, winner in registry.clashes():
         if winner is None:
             problems.append(f"{kind} {name!r} is claimed by {', '.join(r.qualified for r in claims)}: settle it with [prefer]")
         else:
             print(f"clash        {kind} {name}: {winner.qualified} answers of {', '.join(r.qualified for r in claims)}")
+    for wish, distribution in registry.prefer.items():
+        kind, _, name = wish.partition(".")
+        try:
+            registry.find(kind, f"{distribution}/{name}")
+        except UserError as error:
+            problems.append(f"{user_config()}: [prefer] {wish}: {error}")
     count = 0
     for kind in registry.kinds():
         for row in registry.rows(kind):

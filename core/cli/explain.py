@@ -10,7 +10,7 @@ from core.errors import UserError
 HELP = """usage: core explain [KEY] [FILE.toml ...] [--KEY VALUE ...]
 
 The configuration that `core run` with the same words would train: every value with its whole chain of origins, the
-winner first. With KEY (`ffn`, `ffn.top_k`) only that branch. No data are read."""
+winner first. With KEY (`ffn`, `ffn.top_k`, `gate`) only that branch. No data are read."""
 
 
 def main(words: list[str]) -> int:
@@ -22,7 +22,9 @@ def main(words: list[str]) -> int:
     resolved = resolve_run(said.files, said.overrides)
     lines = describe(resolved)
     if key:
-        paths = list(resolved.settings)
+        paths = [*resolved.settings]
+        homes = [path for path in paths if path.rpartition(".")[2] == key]
+        key = homes[0] if key not in paths and len(homes) == 1 else key
         lines = [li for li, p in zip(lines, paths, strict=True) if p == key or p.startswith((f"{key}.", f"{key}["))]
         if not lines:
             from core.names import near

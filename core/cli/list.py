@@ -7,6 +7,7 @@ import sys
 
 from core.cli.choose import take_apart
 from core.errors import UserError
+from core.names import near
 from core.registry import BUILTIN, KINDS, Registry, Row, installed
 
 HELP = """usage: core list [KIND] [--json]
@@ -20,8 +21,10 @@ def main(words: list[str]) -> int:
     if "help" in said.switches:
         print(HELP)
         return 0
-    if len(kinds) > 1 or said.overrides:
-        raise UserError(f"`core list` takes one kind, not {' '.join(words)}")
+    if said.overrides:
+        raise UserError(f"`core list` has no flag {said.overrides[0]}.{near(said.overrides[0], ['--json', '--help'])}")
+    if len(kinds) > 1:
+        raise UserError(f"`core list` takes one kind, not {' '.join(kinds)}")
     registry = installed()
     shown = kinds or registry.kinds()
     rows = {kind: registry.rows(kind) for kind in shown}

@@ -14,9 +14,11 @@ Draw figures and report.html of RUN (a run directory) anew from its files, and p
 
 
 def main(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if "-h" in words or "--help" in words:
         print(HELP)
-        return 0 if words else 2
+        return 0
+    if not words:
+        raise UserError("which run? usage: core report RUN")
     if len(words) > 1:
         raise UserError(f"`core report` takes one run directory; {words[1]!r} is too much")
     from core.report.write import write_report

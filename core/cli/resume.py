@@ -15,9 +15,11 @@ at any moment ends as if it had never been: bit-identical on the CPU."""
 
 
 def main(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if "-h" in words or "--help" in words:
         print(HELP)
-        return 0 if words else 2
+        return 0
+    if not words:
+        raise UserError("which run? usage: core resume RUN [-q]")
     from core.train.rundir import read_record
     from core.train.session import execute, open_run
 

@@ -31,25 +31,27 @@ options
   -q, --quiet                    no progress
   -h, --help                     this text"""
 
+SWITCHES = {
+    "-h": "help", "--help": "help", "--dry-run": "dry", "--force": "force", "-q": "quiet", "--quiet": "quiet",
+}  # fmt: skip
+OPTIONS = {"-o": "out", "--out": "out", "--seeds": "seeds"}
 SLOTS = ("system", "data", "attention", "ffn", "gate", "path", "solver", "recipe")
 
 
 def main(words: list[str]) -> int:
-    said = take_apart(
-        words,
-        switches={"-h": "help", "--help": "help", "--dry-run": "dry", "--force": "force", "-q": "quiet", "--quiet": "quiet"},
-        options={"-o": "out", "--out": "out", "--seeds": "seeds"},
-    )
+    said = take_apart(words, switches=SWITCHES, options=OPTIONS)
     if "help" in said.switches:
         print(_help())
         return 0
-    resolved = resolve_run(said.files, said.overrides)
+    resolved = resolve_run(said.files, said.overrides, [*SWITCHES, *OPTIONS])
     for note in resolved.notes:
         print(f"core: {note}", file=sys.stderr)
-    if "seeds" in said.options and "dry" not in said.switches:
-        from core.cli.seeds import run_seeds
+    if "seeds" in said.options:
+        from core.cli.seeds import count_seeds, run_seeds
 
-        return run_seeds(resolved, said)
+        count = count_seeds(said.options["seeds"])
+        if "dry" not in said.switches:
+            return run_seeds(resolved, said, count)
     from core.train.session import cost_of, execute, open_run
 
     opened = open_run(resolved)

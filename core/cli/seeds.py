@@ -12,22 +12,27 @@ from core.kinds import Job
 from core.names import Text
 
 
-def run_seeds(resolved: Resolved, said: Words) -> int:
-    """Run every seed through the configured executor and print mean and spread over seeds.
+def count_seeds(text: str) -> int:
+    """The value of `--seeds`.
 
     Raises:
-        UserError: the number of seeds is no whole number of at least 1.
+        UserError: no whole number of at least 1.
     """
-    from core.report.console import print_seeds
-    from core.report.store import load_evaluation
-    from core.train.session import open_run
-
     try:
-        count = structure(Text(said.options["seeds"]), int)
+        count = structure(Text(text), int)
     except ValueError as error:
         raise UserError(f"--seeds: {error}") from None
     if count < 1:
         raise UserError(f"--seeds: must be >= 1, got {count}")
+    return count
+
+
+def run_seeds(resolved: Resolved, said: Words, count: int) -> int:
+    """Run `count` seeds through the configured executor and print mean and spread over seeds."""
+    from core.report.console import print_seeds
+    from core.report.store import load_evaluation
+    from core.train.session import open_run
+
     first = resolved.root.seed
     out = said.options.get("out")
     base = Path(out) if out else open_run(resolved).place(None)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
+from core.config import structure
 from core.errors import UserError
+from core.names import near
 from core.params import Field, fields
-from core.registry import installed
+from core.registry import KINDS, installed
 
 HELP = """usage: core show KIND NAME
 
@@ -16,9 +21,11 @@ What a piece is: its parameters with types, ranges and defaults, its source, wha
 
 
 def main(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if "-h" in words or "--help" in words:
         print(HELP)
-        return 0 if words else 2
+        return 0
+    if not words:
+        raise UserError(f"usage: core show KIND NAME. Kinds: {', '.join(KINDS)}")
     if len(words) != 2:
         registry = installed()
         names = ", ".join(row.spoken for row in registry.rows(words[0])) if len(words) == 1 else ""
@@ -26,6 +33,11 @@ def main(words: list[str]) -> int:
     kind, name = words
     found = installed().find(kind, name)
     row = found.row
+    if found.warning:
+        print(f"core: {found.warning}", file=sys.stderr)
+    cls = None if kind == "recipe" else row.load()
+    if cls is not None:
+        _check(cls, found.values, name)
     print(f"{kind} {row.spoken}: {row.summary}")
     for label, value in (
         ("brought by", str(row.origin)),
@@ -36,10 +48,9 @@ def main(words: list[str]) -> int:
     ):
         if value:
             print(f"  {label}: {value}")
-    if kind == "recipe":
+    if cls is None:
         print(f"  for system: {row.system}")
         return 0
-    cls = row.load()
     print(f"\n{inspect.cleandoc(cls.__doc__ or '')}\n")
     described = list(_parameters(cls, "", {**row.preset, **found.values}))
     wide = max((len(p[0]) for p in described), default=0)
@@ -48,6 +59,20 @@ def main(words: list[str]) -> int:
     for path, spelled, default, text in described:
         print(f"  {path:{wide}}  {spelled:{typed}}  {default:>12}  {text}")
     return 0
+
+
+def _check(cls: type, said: Mapping[str, Any], name: str) -> None:
+    """Refuse what a spoken name says of parameters that do not exist, or that are of another type."""
+    known = {field.name: field for field in fields(cls)}
+    for key, value in said.items():
+        field = known.get(key.partition(".")[0])
+        if field is None:
+            raise UserError(f"{name}: unknown parameter {key!r}.{near(key, known)} Known: {', '.join(known)}")
+        if field.role == "knob":
+            try:
+                structure(value, field.type)
+            except ValueError as error:
+                raise UserError(f"{name}: {key}: {error}") from None
 
 
 def _parameters(cls: type, path: str, said: dict[str, object]) -> list[tuple[str, str, str, str]]:
@@ -67,7 +92,7 @@ def _default(field: Field, said: dict[str, object]) -> str:
     if field.default is attrs.NOTHING:
         return "required"
     if field.many:
-        return f"{len(field.default)} names"
+        return f"{len(field.default or ())} names"
     if field.default is None:
         return "none" if field.optional or field.role == "knob" else "by kind"
     return ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)

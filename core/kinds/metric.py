@@ -40,7 +40,7 @@ class Metric(Plugin):
 def key(metric: Metric) -> str:
     """A short column name: the class in snake case, with the parameters that differ from their defaults."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(metric).__name__).lower()
-    said = [f for f in attrs.fields(type(metric)) if getattr(metric, f.name) != f.default]
+    said = [f for f in attrs.fields(type(metric)) if getattr(metric, f.name) != f.default]  # type: ignore[arg-type]
     return name + (f"({', '.join(f'{f.name}={getattr(metric, f.name)}' for f in said)})" if said else "")
 
 

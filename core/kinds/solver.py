@@ -42,7 +42,13 @@ class Solver(Plugin):
 
     @abstractmethod
     def solve(
-        self, field: Field, state: Tree, times: list[float], *, paths: Mapping[str, FlowPath], noise: Noise | None = None
+        self,
+        field: Field,
+        state: Tree,
+        times: list[float],
+        *,
+        paths: Mapping[str, FlowPath],
+        noise: Noise | None = None,
     ) -> Tree:
         """The state at times[-1]. `times` rises strictly within [0, 1].
 

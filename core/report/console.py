@@ -60,4 +60,3 @@ def _print(title: str, scores: list[Score], cells: dict[tuple[str, str], str]) -
 
 def _key(score: Score) -> tuple[str, str, str]:
     return score.task, score.arm, score.metric
-

@@ -1,10 +1,11 @@
-"""One self-contained HTML page: no network, readable on a phone, printable, safe whatever the texts hold."""
+"""One self-contained HTML page: no network, no script, readable on a phone, printable, safe whatever the texts hold."""
 
 from __future__ import annotations
 
 import base64
 import html
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,30 +16,52 @@ from core.kinds.system import Score
 
 MODEL, CEILING = "model", "ceiling"
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""what a browser may do with the page: show its pictures and its style, and nothing else"""
+
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6168; --line: #d9dde1; --paper: #fff; --wash: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e7e9ec; --soft: #a3a9b0; --line: #3a4047; --paper: #16181b; --wash: #22262b; }
-}
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #575d64; --line: #d9dde1; --paper: #fff; --wash: #f1f4f7;
+  --mark: #0072b2; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e7e9ec; --soft: #a9afb6; --line: #3a4047; --paper: #16181b;
+  --wash: #23282d; --mark: #56b4e9; } }
+* { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; padding: 1rem;
-  max-width: 960px; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem; }
-p { margin: .4rem 0; } .soft { color: var(--soft); }
-.verdict { border-left: 4px solid #0072b2; background: var(--wash); padding: .4rem .8rem; margin: .5rem 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } tr.own td { background: var(--wash); }
-figure { margin: 1.2rem 0; } figure img { width: 100%; height: auto; background: #fff; border-radius: 4px; }
-figcaption { color: var(--soft); font-size: .9rem; }
+  max-width: 60rem; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0 .2rem; }
+h2 { font-size: 1.25rem; margin: 2.2rem 0 .4rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+p { margin: .4rem 0; max-width: 46rem; } a { color: var(--mark); }
+nav a { margin-right: 1rem; } .soft { color: var(--soft); font-size: .9rem; }
+.verdict { border-left: 4px solid var(--mark); background: var(--wash); padding: .5rem .9rem; margin: .6rem 0;
+  max-width: none; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; background: var(--paper); }
+thead th { vertical-align: bottom; font-weight: 600; line-height: 1.25; min-width: 5.5rem; max-width: 9rem; }
+th.number, td.number { text-align: right; } td { white-space: nowrap; }
+tbody th { font-weight: 400; position: sticky; left: 0; min-width: 7rem; max-width: 12rem; }
+tr.own > * { background: var(--wash); } tr.own > th { font-weight: 600; }
+tr.apart > * { color: var(--soft); font-style: italic; border-top: 2px solid var(--line); }
+figure { margin: .3rem 0 1.5rem; } figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
+figure img { display: block; max-width: 100%; min-width: min(30rem, 180vw); height: auto; background: #fff;
+  padding: .4rem; border-radius: 4px; }
+@media (max-width: 34rem) { nav::after { content: "Wide tables and figures scroll sideways."; display: block;
+  color: var(--soft); font-size: .9rem; } thead th { min-width: 4.5rem; } tbody th { min-width: 5.5rem; } }
+summary { cursor: pointer; font-weight: 600; margin-top: .8rem; }
 pre { background: var(--wash); padding: .7rem; overflow-x: auto; font-size: .78rem; line-height: 1.4; }
-details summary { cursor: pointer; font-weight: 600; margin-top: 1rem; }
-@media print { body { max-width: none; } figure, tr { break-inside: avoid; } details { display: block; } }
+@media print { :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --wash: #f1f4f7; --mark: #0072b2; }
+  body { max-width: none; padding: 0; font-size: 11pt; } nav { display: none; } figure, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } .wide { overflow: visible; } tbody th { position: static; }
+  figure img { min-width: 0; } pre { white-space: pre-wrap; }
+  details::details-content { content-visibility: visible; } }
 """
+
+_NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?\s?%?(\s?±\s?[\d.,e+-]+)?|[–—-]?")
 
 
 @attrs.frozen(kw_only=True)
 class Table:
-    """Cells as texts; the first column names the row."""
+    """Cells as texts; the first column names the row. Columns of numbers are set flush right."""
 
     title: str
     header: tuple[str, ...]
@@ -47,7 +70,9 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()
     """(row, column) of cells that stand out"""
     own: frozenset[int] = frozenset()
-    """rows of the model itself"""
+    """rows of the model itself, shaded"""
+    apart: frozenset[int] = frozenset()
+    """rows that are no rivals, set off from the rest"""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +86,7 @@ class Figure:
 
 @attrs.frozen(kw_only=True)
 class Text:
-    """A block of preformatted text, folded until it is opened."""
+    """A block of preformatted text, folded until it is opened or printed."""
 
     title: str
     text: str
@@ -69,7 +94,7 @@ class Text:
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """What a report says, in order."""
+    """What a report says, in order. Parts without content are left out."""
 
     title: str
     subtitle: str
@@ -84,38 +109,38 @@ def write_page(path: Path, page: Page) -> None:
     """Write the page atomically.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; an earlier page is as it was.
     """
-    write_atomic(path, render(page))
+    # Half a surrogate pair, as a file name that is no UTF-8 gives, has no encoding: show it rather than fail.
+    write_atomic(path, render(page).encode("utf-8", "backslashreplace"))
 
 
 def render(page: Page) -> str:
     """The page as HTML. Every text is escaped; pictures are images, so that nothing inside them can run."""
-    say = html.escape
-    body = [f"<h1>{say(page.title)}</h1>", f'<p class="soft">{say(page.subtitle)}</p>']
-    body += [f'<p class="verdict">{say(text)}</p>' for text in page.verdicts]
-    body += [_table(table) for table in page.tables]
-    body += [f'<p class="soft">{say(text)}</p>' for text in page.notes]
-    for figure in page.figures:
-        data = base64.b64encode(figure.svg.encode()).decode()
-        body.append(
-            f"<h2>{say(figure.title)}</h2><figure>"
-            f'<img alt="{say(figure.title)}" src="data:image/svg+xml;base64,{data}">'
-            f"<figcaption>{say(figure.caption)}</figcaption></figure>"
-        )
-    body += [f"<details><summary>{say(t.title)}</summary><pre>{say(t.text)}</pre></details>" for t in page.texts]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    parts = {
+        "In short": [f'<p class="verdict">{_say(text)}</p>' for text in page.verdicts],
+        "Scores": [*map(_table, page.tables), *(f'<p class="soft">{_say(text)}</p>' for text in page.notes)],
+        "Figures": [_figure(figure) for figure in page.figures],
+        "Details": [
+            f"<details><summary>{_say(t.title)}</summary><pre>{_say(t.text)}</pre></details>" for t in page.texts
+        ],
+    }
+    shown = {title: blocks for title, blocks in parts.items() if blocks}
+    links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in shown)
+    body = [f"<h1>{_say(page.title)}</h1>", f'<p class="soft">{_say(page.subtitle)}</p>', f"<nav>{links}</nav>"]
+    for title, blocks in shown.items():
+        body += [f'<h2 id="{_anchor(title)}">{title}</h2>', *blocks]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{say(page.title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_say(page.title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 
 def score_tables(scores: Sequence[Score]) -> list[Table]:
-    """One table a task: arms down, metrics across; the best value of a column that is no ceiling stands out."""
-    return [_score_table(task, [s for s in scores if s.task == task]) for task in dict.fromkeys(s.task for s in scores)]
+    """One table a task: the model's arms first, the ceiling last; metrics across, the best arm but the ceiling bold."""
+    return [_score_table(task, chosen) for task, chosen in _by_task(scores).items()]
 
 
 def best_values(scores: Sequence[Score]) -> dict[str, float]:
@@ -129,63 +154,150 @@ def best_values(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def verdicts(scores: Sequence[Score]) -> tuple[str, ...]:
-    """A sentence a task: what the model beats, and what is better than the model, with both numbers."""
-    return tuple(_verdict(task, [s for s in scores if s.task == task]) for task in dict.fromkeys(s.task for s in scores))
+    """A few plain sentences a task: whom the model beats, who is better at what, how far the ceiling is.
+
+    Numbers that print alike count as equal. Arms other than `model` that are the model's own (`model, one sample`) are
+    no rivals. The sentences say nothing of chance beyond the number of test units: that takes several runs.
+    """
+    return tuple(_verdict(task, chosen) for task, chosen in _by_task(scores).items())
+
+
+def number(value: float) -> str:
+    """Three decimals where they show something, else two or more digits; a dash where there is no number."""
+    if not math.isfinite(value):
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
+
+
+def _by_task(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    return {task: [s for s in scores if s.task == task] for task in dict.fromkeys(s.task for s in scores)}
+
+
+def _is_own(arm: str) -> bool:
+    return arm == MODEL or arm.startswith(f"{MODEL},")
+
+
+def _better(a: Score, b: Score) -> bool:
+    """Whether `a` is better than `b` by more than their printed digits hide; a number is better than none."""
+    if not math.isfinite(a.value) or number(a.value) == number(b.value):
+        return False
+    return not math.isfinite(b.value) or (a.value > b.value if a.higher else a.value < b.value)
 
 
 def _verdict(task: str, scores: list[Score]) -> str:
     own = {s.metric: s for s in scores if s.arm == MODEL}
-    rivals = [a for a in dict.fromkeys(s.arm for s in scores) if not a.startswith(MODEL) and a != CEILING]
-    beaten, ahead = [], []
-    for arm in rivals:
-        theirs = [s for s in scores if s.arm == arm and s.metric in own]
+    arms = {
+        arm: [s for s in scores if s.arm == arm and s.metric in own] for arm in dict.fromkeys(s.arm for s in scores)
+    }
+    rivals = {arm: theirs for arm, theirs in arms.items() if theirs and not _is_own(arm) and arm != CEILING}
+    if not own:
+        return f"On '{task}' the model has no score."
+    beaten: dict[str, list[str]] = {}
+    ahead = []
+    for arm, theirs in rivals.items():
         lost = [s for s in theirs if _better(s, own[s.metric])]
         won = sum(_better(own[s.metric], s) for s in theirs)
-        beaten.append(f"{arm} on {won} of {len(theirs)}")
+        if won:
+            beaten.setdefault(_of(won, len(theirs)), []).append(arm)
         if lost:
-            named = ", ".join(f"{s.metric} ({s.value:.3f} against {own[s.metric].value:.3f})" for s in lost)
-            ahead.append(f"{arm} is better on {named}")
-    tail = "; ".join(ahead) if ahead else "no baseline is better on any metric"
-    return f"{task.capitalize()}: the model beats {', '.join(beaten)} metrics. {tail[0].upper()}{tail[1:]}."
+            pairs = _list([f"{_short(s)} ({number(s.value)} against {number(own[s.metric].value)})" for s in lost])
+            ahead.append(f"{arm} is better on {pairs}")
+        elif not won:
+            ahead.append(f"{arm} is as good on {_of(len(theirs), len(theirs))}")
+    wins = [f"{_list(names)} on {count}" for count, names in beaten.items()]
+    if not rivals:
+        said = f"the model reaches {_list([f'{number(s.value)} on {_short(s)}' for s in own.values()])}"
+        sentences = [f"{said}, with no baseline to compare it with"]
+    else:
+        sentences = [f"the model beats {_list(wins)}" if wins else "the model beats no baseline on any metric", *ahead]
+    text = f"On '{task}' {'; '.join(sentences)}."
+    return " ".join([text, *_ceiling(own, arms.get(CEILING, [])), *_units(own)])
 
 
-def _better(a: Score, b: Score) -> bool:
-    if not math.isfinite(b.value):
-        return math.isfinite(a.value)
-    return a.value > b.value if a.higher else a.value < b.value
+def _ceiling(own: dict[str, Score], ceiling: list[Score]) -> list[str]:
+    if not ceiling:
+        return []
+    above = [s for s in ceiling if _better(own[s.metric], s)]
+    if above:
+        pairs = _list([f"{_short(s)} ({number(own[s.metric].value)} against {number(s.value)})" for s in above])
+        return [f"It also passes the ceiling on {pairs}: look for a leak before believing it."]
+    first = ceiling[0]
+    return [f"The ceiling is {number(first.value)} on {_short(first)}, the model {number(own[first.metric].value)}."]
+
+
+def _units(own: dict[str, Score]) -> list[str]:
+    most = max(len(s.units) for s in own.values())
+    return ["All this is from one test unit, so small differences may be chance."] if most == 1 else []
+
+
+def _short(score: Score) -> str:
+    """The label as it reads inside a sentence: without what stands in brackets."""
+    return re.sub(r"\s*\([^)]*\)$", "", score.label) or score.label
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count} of {total} metric{'s' * (total != 1)}"
+
+
+def _list(items: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def _score_table(task: str, scores: list[Score]) -> Table:
     metrics = {s.metric: s for s in scores}
-    best = best_values(scores)
     cells = {(s.arm, s.metric): s.value for s in scores}
-    arms = list(dict.fromkeys(s.arm for s in scores))
-    rows = tuple((arm, *(number(cells.get((arm, m), math.nan)) for m in metrics)) for arm in arms)
-    bold = {(i, j + 1) for i, arm in enumerate(arms) for j, m in enumerate(metrics) if cells.get((arm, m)) == best.get(m)}
+    arms = sorted(dict.fromkeys(s.arm for s in scores), key=lambda arm: (arm == CEILING, not _is_own(arm)))
+    texts = [[number(cells.get((arm, metric), math.nan)) for metric in metrics] for arm in arms]
+    best = {metric: number(value) for metric, value in best_values(scores).items()}
+    units = max(len(s.units) for s in scores)
+    note = "↑ higher is better, ↓ lower is better. Bold: the best" + (" but the ceiling." if CEILING in arms else ".")
     return Table(
-        title=task[0].upper() + task[1:],
-        note="; ".join(f"{m}: {s.label}, {'higher' if s.higher else 'lower'} is better" for m, s in metrics.items()),
-        header=("", *(f"{m} {'↑' if s.higher else '↓'}" for m, s in metrics.items())),
-        rows=rows,
-        bold=frozenset(c for c in bold if arms[c[0]] != CEILING),
-        own=frozenset(i for i, arm in enumerate(arms) if arm.startswith(MODEL)),
+        title=task[:1].upper() + task[1:],
+        note=note + (f" Means over {units} test units." if units > 1 else ""),
+        header=("", *(f"{s.label}\N{NO-BREAK SPACE}{'↑' if s.higher else '↓'}" for s in metrics.values())),
+        rows=tuple((arm, *row) for arm, row in zip(arms, texts, strict=True)),
+        bold=frozenset(
+            (i, j + 1)
+            for i, arm in enumerate(arms)
+            for j, metric in enumerate(metrics)
+            if arm != CEILING and texts[i][j] == best.get(metric)
+        ),
+        own=frozenset(i for i, arm in enumerate(arms) if _is_own(arm)),
+        apart=frozenset(i for i, arm in enumerate(arms) if arm == CEILING),
     )
 
 
-def number(value: float) -> str:
-    """Three decimals, or a dash where there is no number."""
-    return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
 def _table(table: Table) -> str:
-    say = html.escape
-    head = "".join(f"<th>{say(h)}</th>" for h in table.header)
+    numeric = {j for j in range(1, len(table.header)) if all(_NUMBER.fullmatch(row[j].strip()) for row in table.rows)}
+    sides = [' class="number"' if j in numeric else "" for j in range(len(table.header))]
+    head = "".join(f'<th scope="col"{side}>{_say(text)}</th>' for side, text in zip(sides, table.header, strict=True))
     rows = []
     for i, row in enumerate(table.rows):
-        cells = "".join(
-            f"<td><b>{say(c)}</b></td>" if (i, j) in table.bold else f"<td>{say(c)}</td>" for j, c in enumerate(row)
-        )
-        rows.append(f'<tr class="own">{cells}</tr>' if i in table.own else f"<tr>{cells}</tr>")
-    note = f'<p class="soft">{say(table.note)}</p>' if table.note else ""
-    body = "".join(rows)
-    return f'<h2>{say(table.title)}</h2><div class="wide"><table><thead><tr>{head}</tr></thead>{body}</table></div>{note}'
+        texts = [f"<b>{_say(text)}</b>" if (i, j) in table.bold else _say(text) for j, text in enumerate(row)]
+        cells = "".join(f"<td{side}>{text}</td>" for side, text in zip(sides[1:], texts[1:], strict=True))
+        kind = ' class="own"' if i in table.own else ' class="apart"' if i in table.apart else ""
+        rows.append(f'<tr{kind}><th scope="row">{texts[0]}</th>{cells}</tr>')
+    note = f'<p class="soft">{_say(table.note)}</p>' if table.note else ""
+    return (
+        f'<h3>{_say(table.title)}</h3><div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
+    )
+
+
+def _figure(figure: Figure) -> str:
+    data = base64.b64encode(figure.svg.encode("utf-8", "replace")).decode()
+    return (
+        f'<h3>{_say(figure.title)}</h3><figure><div class="wide" tabindex="0">'
+        f'<img alt="{_say(figure.title)}" src="data:image/svg+xml;base64,{data}"></div>'
+        f"<figcaption>{_say(figure.caption)}</figcaption></figure>"
+    )
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _say(text: str) -> str:
+    return html.escape(text)

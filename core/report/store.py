@@ -74,7 +74,7 @@ def _units(evaluation: Evaluation) -> bytes:
         for unit, value in s.units.items()
     ]
     schema = pa.schema(
-        [("task", pa.string()), ("arm", pa.string()), ("metric", pa.string()), ("unit", pa.string())]
+        [(name, pa.string()) for name in ("task", "arm", "metric", "unit")]
         + [("value", pa.float64()), ("higher", pa.bool_())]
     )
     sink = io.BytesIO()

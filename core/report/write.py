@@ -40,7 +40,9 @@ def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] 
     evaluation = load_evaluation(run)
     record = read_record(run)
     records = load_records(run)
-    drawn: list[tuple[str, str, str, Any]] = [(p.name, p.title, p.caption, p.draw()) for p in system.pictures(evaluation)]
+    drawn: list[tuple[str, str, str, Any]] = [
+        (p.name, p.title, p.caption, p.draw()) for p in system.pictures(evaluation)
+    ]
     for name, figure in (
         ("learning_curves", learning_curves(records)),
         ("expert_load", expert_load(records)),
@@ -77,7 +79,7 @@ def _svg(figure: Any) -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "core", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", dpi=150)
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     return buffer.getvalue()
 
 

@@ -67,7 +67,7 @@ class AttentionLaws:
     def test_shape_and_dtype(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
         """The output has the shape and dtype of the queries, also under autocast."""
         read = self.read(attention, data, seed, cross)
-        for dtype in (torch.float64, torch.float32):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
             x_BQD, layer = read.x_BQD.to(dtype), read.layer.to(dtype)
             context_BSD = None if read.context_BSD is None else read.context_BSD.to(dtype)
             for half in (False, dtype == torch.float32):

@@ -40,7 +40,7 @@ class FFNLaws:
     def test_shape_and_dtype(self, ffn: Drawable[FFN], data: st.DataObject, batch: int, tokens: int, seed: int) -> None:
         """Shape and dtype are kept, also under autocast; what is said beside them is finite, losses scalar."""
         layer = drawn(data, ffn).build(self.width)
-        for dtype in (torch.float64, torch.float32):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
             x_BTD = randn(seed, batch, tokens, self.width, dtype=dtype)
             for half in (False, dtype == torch.float32):
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):

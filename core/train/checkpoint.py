@@ -55,9 +55,9 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
         # torch and safetensors wrap a full disk into errors of their own.
         shutil.rmtree(temporary, ignore_errors=True)
         last = latest(run)
-        stands = f"the checkpoint of step {last[0]} stands" if last else "there is no earlier checkpoint"
+        stands = f"The checkpoint of step {last[0]} stands" if last else "There is no earlier checkpoint"
         raise RunFailed(
-            f"the checkpoint of step {checkpoint.step} could not be written to {folder}: {error}. {stands.capitalize()}; "
+            f"the checkpoint of step {checkpoint.step} could not be written to {folder}: {error}. {stands}; "
             "make room and give the same command to go on"
         ) from error
     for _, old in _found(run)[:-keep]:

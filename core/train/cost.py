@@ -33,4 +33,6 @@ def measure(system: System, card: Card) -> Cost:
     with FlopCounterMode(display=False) as counter:
         system.step(model, batch, Streams(0), 0).total().backward()
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops(), {k: v for k, v in parts.items() if v})
+    return Cost(
+        sum(p.numel() for p in model.parameters()), counter.get_total_flops(), {k: v for k, v in parts.items() if v}
+    )

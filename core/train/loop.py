@@ -69,7 +69,9 @@ class Trainer:
         self.streams.initialise(self.model)
         self.model.to(device)
         self.average = Average(self.model, settings.ema)
-        self.optimiser = torch.optim.AdamW(_groups(self.model, settings.weight_decay), lr=settings.lr, betas=settings.betas)
+        decaying = _groups(self.model, settings.weight_decay)
+        first, second = settings.betas
+        self.optimiser = torch.optim.AdamW(decaying, lr=settings.lr, betas=(first, second))
         self.called = strategy.wrap(self.model)
         self.place = Place()
         self.total = settings.steps

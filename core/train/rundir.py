@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -46,7 +45,9 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / "lock").open("a+")
         except OSError as error:
-            raise UserError(f"run directory {path} cannot be written ({error.strerror}); choose another with -o") from None
+            raise UserError(
+                f"run directory {path} cannot be written ({error.strerror}); choose another with -o"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -102,12 +103,20 @@ def _record(path: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) 
         if strangers:
             (path / "lock").unlink(missing_ok=True)
             raise UserError(f"{path} is no run directory and not empty ({strangers[0]}, ...); choose a new one with -o")
-        fresh = {"schema": SCHEMA, "status": "running", "digest": digest(identity), "identity": dict(identity), **record}
+        fresh = {
+            "schema": SCHEMA,
+            "status": "running",
+            "digest": digest(identity),
+            "identity": dict(identity),
+            **record,
+        }
         write_json(path / "run.json", fresh)
         return fresh
     old = read_record(path)
     if old["digest"] != digest(identity):
-        raise UserError(f"{path} holds another run: {_difference(old['identity'], identity)}. Choose another -o, or --force")
+        raise UserError(
+            f"{path} holds another run: {_difference(old['identity'], identity)}. Choose another -o, or --force"
+        )
     return old
 
 
@@ -117,7 +126,9 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         for i in (there, here)
     )
     keys = [k for k in {**flat_there, **flat_here} if flat_there.get(k) != flat_here.get(k)]
-    told = "; ".join(f"{k} is {flat_there.get(k, 'absent')} there and {flat_here.get(k, 'absent')} here" for k in keys[:3])
+    told = "; ".join(
+        f"{k} is {flat_there.get(k, 'absent')} there and {flat_here.get(k, 'absent')} here" for k in keys[:3]
+    )
     return told + (f", and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
@@ -126,6 +137,6 @@ def _set_aside(path: Path) -> None:
     while path.with_name(f"{path.name}.old-{number}").exists():
         number += 1
     try:
-        os.rename(path, path.with_name(f"{path.name}.old-{number}"))
+        path.rename(path.with_name(f"{path.name}.old-{number}"))
     except OSError as error:
         raise UserError(f"{path} cannot be set aside ({error.strerror}); choose another -o") from None

@@ -146,7 +146,9 @@ def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: lis
         torch.use_deterministic_algorithms(True)
     progress.say(f"run {run.path}")
     progress.say(f"data {_told(opened.card)}")
-    progress.say(f"model {run.record['parameters']:,} parameters, {run.record['flops_per_step'] / 1e9:.3g} GFLOP a step")
+    progress.say(
+        f"model {run.record['parameters']:,} parameters, {run.record['flops_per_step'] / 1e9:.3g} GFLOP a step"
+    )
     trainer = Trainer(
         system=settings.system,
         source=opened.source,
@@ -171,9 +173,11 @@ def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: lis
         progress.valid(at, numbers["valid/loss"])
         hooks.fire("core_eval_end", run=run, step=at, metrics=numbers)
 
-    with stop_on_signal(progress.say) as stop, progress.training(step, trainer.total):
-        finished = trainer.fit(run, track, Listener(step=stepped, valid=validated, say=progress.say), stop)
-    track.finish()
+    try:
+        with stop_on_signal(progress.say) as stop, progress.training(step, trainer.total):
+            finished = trainer.fit(run, track, Listener(step=stepped, valid=validated, say=progress.say), stop)
+    finally:
+        track.finish()
     clock.write(trainer.place.step)
     if not finished:
         progress.say(f"stopped at step {trainer.place.step}; the same command, or `core resume {run.path}`, goes on")
@@ -267,11 +271,11 @@ def _commit() -> str | None:
         return None
     try:
         head, dirty = (
-            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True).stdout
+            subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):
         return None
     return head.strip() + ("+" if dirty.strip() else "")
-
-

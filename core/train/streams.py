@@ -21,7 +21,7 @@ def stream_seed(purpose: str, seed: int, *index: int) -> int:
 
 @attrs.frozen
 class Streams:
-    """The random streams of one seed: `split`, `order`, `init:<parameter>`, `dropout:<module>`, `noise`, `time`, `eval`."""
+    """The random streams of one seed: `order`, `init:<parameter>`, `dropout:<module>`, `noise`, `time`, `eval`."""
 
     seed: int
 

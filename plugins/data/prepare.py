@@ -95,7 +95,7 @@ class Preparation:
     centre_SP: np.ndarray
     """mean position of all cells of a section"""
     scale: float
-    """input units in one model unit: the root mean square deviation, an axis, of training cells from their section's centre"""
+    """input units in one model unit: the rms deviation, an axis, of training cells from their section's centre"""
 
     def transformed(self, values_kG: Block, total_k: np.ndarray) -> Block:
         """Values of cells with these totals on the transformed scale; zeros stay zeros, sparse stays sparse."""

@@ -28,7 +28,9 @@ class Local(Executor):
                 with guard:
                     if stopping.is_set():
                         return Finished(job=job, code=130, output="not started")
-                    process = subprocess.Popen(job.argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                    process = subprocess.Popen(
+                        job.argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                    )
                     alive.add(process)
                 code = process.wait()
                 with guard:
@@ -48,5 +50,3 @@ class Local(Executor):
                 with guard:
                     for process in alive:
                         process.terminate()
-
-

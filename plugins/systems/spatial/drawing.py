@@ -1,4 +1,4 @@
-"""How the figures of a spatial evaluation are drawn. N cells, P axes of space, k genes."""
+"""How the figures of a spatial evaluation are drawn. N cells, P axes of space (2 or 3), k genes."""
 
 from __future__ import annotations
 
@@ -31,26 +31,33 @@ class Paint:
 
 
 def draw_tissue(panels: dict[str, tuple[np.ndarray, str]], planes: list[tuple[int, int]], paint: Paint) -> Figure:
-    """Positions (N, P) and a line below them, by the title of their panel; the truth comes first."""
+    """One column a placement.
+
+    Args:
+        panels: positions (N, P) and a line to print below them, by title; the truth comes first and sets the frame.
+        planes: the pairs of axes to look at, one row each.
+        paint: the colour of each cell.
+    """
     true_NP, *placed = (x_NP for x_NP, _ in panels.values())
     low_P, high_P = true_NP.min(0), true_NP.max(0)
     for x_NP in placed:
         low_P, high_P = np.minimum(low_P, np.quantile(x_NP, 0.005, 0)), np.maximum(high_P, np.quantile(x_NP, 0.995, 0))
     heights = [_ratio(high_P - low_P, plane) * WIDTH / len(panels) for plane in planes]
-    title, gap, key = 0.32, 0.12, 0.35 + 0.22 * -(-len(paint.legend) // 4) if paint.legend else 0.95
-    tall = title + sum(heights) + gap * (len(planes) - 1) + 0.3 + key
+    title, gap, below = 0.32, 0.12, 0.3
+    below += 0.25 + 0.22 * -(-len(paint.legend) // 4) if paint.legend else 0.95
+    tall = title + sum(heights) + gap * (len(planes) - 1) + below
     # Laid out by hand: the automatic layouts cut titles where axes keep their aspect.
-    figure = _figure(tall, layout="none")
+    figure = _figure(tall, layout=None)
     axes = figure.subplots(len(planes), len(panels), squeeze=False, height_ratios=heights)
-    figure.subplots_adjust(0.01, (key + 0.3) / tall, 0.99, 1 - title / tall, 0.04, gap * len(planes) / sum(heights))
+    figure.subplots_adjust(0.01, below / tall, 0.99, 1 - title / tall, 0.04, gap * len(planes) / sum(heights))
     for row, plane in zip(axes, planes, strict=True):
-        for ax, (name, (x_NP, below)) in zip(row, panels.items(), strict=True):
+        for ax, (name, (x_NP, score)) in zip(row, panels.items(), strict=True):
             dots = _scatter(ax, x_NP, plane, paint.colours, (0.0, 1.0))
             _frame(ax, low_P, high_P, plane)
             if plane == planes[0]:
                 ax.set_title(name, fontsize=10.5)
             if plane == planes[-1]:
-                ax.set_xlabel(below, fontsize=10.5)
+                ax.set_xlabel(score, fontsize=10.5)
     if paint.legend:
         from matplotlib.lines import Line2D
 
@@ -65,6 +72,7 @@ def draw_tissue(panels: dict[str, tuple[np.ndarray, str]], planes: list[tuple[in
 
 
 def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, model_Nk: np.ndarray) -> Figure:
+    """One column a gene, measured above predicted, on one colour scale; all arrays are in the same order of cells."""
     plane = planes_of(position_NP)[0]
     low_P, high_P = position_NP.min(0), position_NP.max(0)
     wide = WIDTH / max(3, len(names))
@@ -88,6 +96,7 @@ def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, m
 
 
 def draw_scores(scores: list[Score]) -> Figure:
+    """One panel a metric, one line an arm, for the scores of one task."""
     metrics = list(dict.fromkeys(s.metric for s in scores))
     arms = list(dict.fromkeys(s.arm for s in scores))
     arms.sort(key=lambda arm: 0 if arm == "ceiling" else 1 if is_model(arm) else 2)
@@ -136,7 +145,8 @@ def is_model(arm: str) -> bool:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    # Adding 0 turns the -0 of a rounded small value into 0.
+    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def planes_of(true_NP: np.ndarray) -> list[tuple[int, int]]:
@@ -186,11 +196,11 @@ def _ratio(span_P: np.ndarray, plane: tuple[int, int]) -> float:
     return float(np.clip(span_P[plane[1]] / max(span_P[plane[0]], 1e-12), 0.25, 1.5))
 
 
-def _figure(height: float, layout: Literal["constrained", "none"] = "constrained") -> Figure:
+def _figure(height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """An empty figure of the page's width. The object interface: pyplot would keep every figure of a process alive."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), dpi=96, layout=layout)
-    if layout == "constrained":
+    if layout is not None:
         figure.set_layout_engine(layout, h_pad=0.1, w_pad=0.06)
     return figure

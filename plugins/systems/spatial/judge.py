@@ -72,8 +72,8 @@ class Judge:
             for tally in tallies
         )
         notes = [
-            f"'{MODEL}' is the mean that the network predicts from noise alone; '{SAMPLE}' is one draw by the solver, as "
-            "varied as real cells and therefore further from each of them.",
+            f"'{MODEL}' is the mean that the network predicts from noise alone; '{SAMPLE}' is one draw by the solver, "
+            "as varied as real cells and therefore further from each of them.",
         ]
         if self.ceiling:
             notes.append(f"'{CEILING}' knows the simulator; nothing that sees the data alone can do better on average.")

@@ -31,19 +31,26 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder.build(card, width)
-        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES * len(MODALITIES), width), nn.SiLU(), nn.Linear(width, width))
+        self.time = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES * len(MODALITIES), width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.blocks = nn.ModuleList(Block(width, dropout, attention, ffn) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.expression = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, card.sizes["genes"]))
+        self.expression = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, card.sizes["genes"])
+        )
         self.position = nn.Linear(width, card.sizes["dims"])
 
-    def forward(self, fields: dict[str, Tensor], times: dict[str, Tensor], real_BN: Tensor) -> tuple[dict[str, Tensor], Aux]:
+    def forward(
+        self, fields: dict[str, Tensor], times: dict[str, Tensor], real_BN: Tensor
+    ) -> tuple[dict[str, Tensor], Aux]:
         """Raw outputs by modality and what the layers say beside them, both named by the layer."""
         padded = not real_BN.is_meta and not bool(real_BN.all())
         hidden_BN = real_BN if padded else None
         condition_BD = self.time(torch.cat([_waves(times[m]) for m in MODALITIES], -1))
         x_BND = self.encoder(fields, real_BN).x_BTD
-        losses, stats = {}, {}
+        losses: dict[str, Tensor] = {}
+        stats: dict[str, Tensor] = {}
         for i, block in enumerate(self.blocks):
             x_BND, aux = block(x_BND, condition_BD, hidden_BN)
             losses |= {f"{name}/{i}": value for name, value in aux.losses.items()}

@@ -4,11 +4,11 @@ Drawn from `Evaluation.arrays`, with u a test unit:
 
 - `cell_types`: names; `type/<u>`: codes into them (N,), -1 where unknown;
 - `true/<u>`: positions (N, P); `placed/<arm>/<u>`: positions (N, P) by the model and by baselines;
-- `genes`: names (k,) of those the model predicts best; `expression_true/<u>`, `expression_model/<u>`: their values (N, k).
+- `genes`: names (k,) of those the model predicts best; `expression_true/<u>` and `expression_model/<u>`: values (N, k).
 
 Arms are `model`, variants of it such as `model, one sample`, baselines, and `ceiling`.
 
-N cells, P axes of space, k genes.
+N cells, P axes of space (2 or 3), k genes.
 """
 
 from __future__ import annotations
@@ -155,9 +155,9 @@ def _scores(task: str, scores: tuple[Score, ...]) -> Picture:
         name="scores_" + task.replace(" ", "_"),
         title=f"Scores, {task}",
         caption=(
-            "One panel a score, each on its own scale; the arrow says which way is better. The orange dot is the "
-            "model, grey dots are simple baselines"
-            + (", the blue diamond and line are the best that a simulator which knows its own truth allows" * ceiling)
+            "One panel a score, each on its own scale; the arrow says which way is better. Orange is the model, "
+            "grey are simple baselines"
+            + (", and blue with a line is the best that a simulator which knows its own truth allows" * ceiling)
             + (f"; small dots are the {count} test units, large ones their mean." if count > 1 else ".")
         ),
         draw=lambda: draw_scores(chosen),

@@ -42,6 +42,7 @@ from plugins.systems.spatial.judge import MODEL, SAMPLE, Arms, Judge, cells_of
 from plugins.systems.spatial.network import MODALITIES, Network
 from plugins.systems.spatial.pictures import pictures
 
+
 @params
 class Spatial(System):
     """Joint diffusion of expression and 2-D or 3-D coordinates of the cells of a section."""
@@ -62,7 +63,8 @@ class Spatial(System):
     expression_weight: float = knob(1.0, "weight of the expression loss", ge=0.0)
     position_weight: float = knob(1.0, "weight of the position loss", ge=0.0)
     rotate: bool = knob(
-        False, "turn and mirror each training set at random, for sections without a common frame; drop the loss mse then"
+        False,
+        "turn and mirror each training set at random, for sections without a common frame; drop the loss mse then",
     )
     metrics: tuple[Metric, ...] = slot(
         (
