@@ -27,7 +27,10 @@ class Tokens:
 
 
 class Encoder(Plugin):
-    """Turns the fields of a batch into tokens. Laws: padding stays padding; permuting a set's tokens permutes `x`."""
+    """Turns the fields of a batch into tokens.
+
+    Laws: what a padded token holds is nobody's business; permuting a set's tokens permutes `x`.
+    """
 
     KIND: ClassVar[str] = "encoder"
 

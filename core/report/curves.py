@@ -58,8 +58,8 @@ _STYLE: dict[Any, Any] = {
 def learning_curves(records: Sequence[Record]) -> Figure | None:
     """Total loss on top, every loss term below it, then learning rate and gradient norm, over optimiser steps.
 
-    Training values are drawn twice, as logged and as their running mean; validation as dots, the lowest ringed. Terms
-    that differ only in a closing number, one a layer, share a panel.
+    Training values are drawn twice, as logged and as their running mean; the lowest validation value is ringed.
+    Terms that differ only in a closing number, one a layer, share a panel.
     """
     keys = _keys(records)
     terms: dict[str, list[str]] = {}
@@ -67,7 +67,7 @@ def learning_curves(records: Sequence[Record]) -> Figure | None:
         part, _, name = key.partition("/")
         if part in ("train", "valid") and (name == "loss" or name.startswith("loss/")):
             stem, _, last = name.rpartition("/")
-            members = terms.setdefault(stem if last.isdigit() else name, [])
+            members = terms.setdefault(stem if last.isdigit() and "/" in stem else name, [])
             if name not in members:
                 members.append(name)
     scalars = [scalar for scalar in _SCALARS if scalar[0] in keys]
@@ -198,7 +198,7 @@ def _loss_panel(axes: Axes, records: Sequence[Record], name: str, title: str) ->
     certain = np.concatenate(inside)
     usual = np.quantile(train[1], [0.02, 0.98]) if train[1].size else certain
     low, high = min(certain.min(), usual[0]), max(certain.max(), usual[-1])
-    if low > 0 and certain.max() / certain.min() > 20:
+    if low > 0 and certain.max() > 20 * certain.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
@@ -243,7 +243,7 @@ def _panel(axes: Axes, title: str, ylabel: str, xlabel: str = STEP) -> None:
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)
     if xlabel == STEP:
-        axes.set_xlim(0, 1.03 * axes.dataLim.x1)
+        axes.set_xlim(0, 1.03 * max(1.0, axes.dataLim.x1))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
 

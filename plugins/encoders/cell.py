@@ -36,5 +36,4 @@ class _CellEncoder(nn.Module):
         position_BNP = fields["position"]
         radius_BN1 = torch.linalg.vector_norm(position_BNP, dim=-1, keepdim=True)
         place = torch.cat([position_BNP, radius_BN1], -1)
-        x_BND = self.expression(fields["expression"]) + self.place(place)
-        return Tokens(x_BND * real_BN[..., None], real_BN)
+        return Tokens(self.expression(fields["expression"]) + self.place(place), real_BN)

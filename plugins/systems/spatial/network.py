@@ -45,8 +45,7 @@ class Network(nn.Module):
         self, fields: dict[str, Tensor], times: dict[str, Tensor], real_BN: Tensor
     ) -> tuple[dict[str, Tensor], Aux]:
         """Raw outputs by modality and what the layers say beside them, both named by the layer."""
-        padded = not real_BN.is_meta and not bool(real_BN.all())
-        hidden_BN = real_BN if padded else None
+        hidden_BN = hiding(real_BN)
         condition_BD = self.time(torch.cat([_waves(times[m]) for m in MODALITIES], -1))
         x_BND = self.encoder(fields, real_BN).x_BTD
         losses: dict[str, Tensor] = {}
@@ -79,6 +78,11 @@ class Block(nn.Module):
         x_BND = x_BND + (1 + open_a) * self.dropout_attention(read)
         thought, aux = self.ffn(self.norm_ffn(x_BND) * (1 + scale_f) + shift_f, real_BN)
         return x_BND + (1 + open_f) * self.dropout_ffn(thought), aux
+
+
+def hiding(real_BN: Tensor) -> Tensor | None:
+    """`real_BN` where it hides something, else None, which every layer serves faster. Meta tensors hide nothing."""
+    return None if real_BN.is_meta or bool(real_BN.all()) else real_BN
 
 
 def _waves(t_B: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from core.kinds import (
 from core.params import knob, params, slot
 from core.train.streams import Streams
 from plugins.systems.spatial.judge import MODEL, SAMPLE, Arms, Judge, cells_of
-from plugins.systems.spatial.network import MODALITIES, Network
+from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import pictures
 
 
@@ -109,7 +109,7 @@ class Spatial(System):
         times = self.time.draw(real.shape[0], MODALITIES, streams.generator("time", step))
         times = {m: t.to(real.device) for m, t in times.items()}
         noise = _noise(data, real, streams.generator("noise", step))
-        noisy = {m: self._path(m).point(noise[m], data[m], times[m]).x_t for m in MODALITIES}
+        noisy = {m: self._path(m).at(noise[m], data[m], times[m]) for m in MODALITIES}
         predicted, aux = self._denoise(model, noisy, times, real)
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
@@ -207,9 +207,8 @@ class Spatial(System):
             norm = alpha**2 + sigma**2
             alone[m], share[m] = alpha / norm * noisy[m], sigma / norm.sqrt()
         raw, aux = model(alone, times, real)
-        out = {m: (alone[m] + share[m] * raw[m]) * real[..., None] for m in noisy}
-        out["position"] = _centred(out["position"], real) * real[..., None]
-        return out, aux
+        out = {m: alone[m] + share[m] * raw[m] for m in noisy}
+        return {m: _blank(_centred(x, real) if m == "position" else x, real) for m, x in out.items()}, aux
 
 
 def _noise(like: Tree, real_BN: Tensor, generator: torch.Generator) -> Tree:
@@ -218,11 +217,19 @@ def _noise(like: Tree, real_BN: Tensor, generator: torch.Generator) -> Tree:
     for m in MODALITIES:
         if m in like:
             draw = torch.randn(like[m].shape, generator=generator).to(like[m].device)
-            fresh[m] = (_centred(draw, real_BN) if m == "position" else draw) * real_BN[..., None]
+            fresh[m] = _blank(_centred(draw, real_BN) if m == "position" else draw, real_BN)
     return fresh
 
 
+def _blank(x_BNF: Tensor, real_BN: Tensor) -> Tensor:
+    """Zeros on padding."""
+    return x_BNF if hiding(real_BN) is None else x_BNF * real_BN[..., None]
+
+
 def _centred(x_BNP: Tensor, real_BN: Tensor) -> Tensor:
+    """Positions about the mean of the real cells."""
+    if hiding(real_BN) is None:
+        return x_BNP - x_BNP.mean(1, keepdim=True)
     weight = real_BN[..., None].to(x_BNP.dtype)
     return x_BNP - (x_BNP * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
 
