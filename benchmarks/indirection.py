@@ -202,9 +202,8 @@ def main() -> int:
     low, high = (sorted(pairs)[round(q * (repeats - 1))] for q in (0.25, 0.75))
     ours, theirs = (1e3 * statistics.median(taken[name]) for name in taken)
     print(f"assembled {ours:.1f} ms, by hand {theirs:.1f} ms a step (CPU time, one thread, {repeats} pairs)")
-    print(
-        f"indirection: {ratio:.3f}x, half of the pairs within {low:.3f} to {high:.3f} (bar {BAR}x: {'reached' if ratio <= BAR else 'MISSED'})"
-    )
+    verdict = "reached" if ratio <= BAR else "MISSED"
+    print(f"indirection: {ratio:.3f}x, half of the pairs within {low:.3f} to {high:.3f} (bar {BAR}x: {verdict})")
     return 0 if ratio <= BAR else 1
 
 

@@ -196,9 +196,11 @@ class Registry:
                 continue
             for name, values in table.items():
                 try:
-                    self._rows.setdefault((kind, name), []).append(_row(kind, name, values, origin))
+                    row = _row(kind, name, values, origin)
                 except ValueError as error:
                     self.broken.append(Broken(str(origin), f"[{kind}.{name}] {error}"))
+                else:
+                    self._rows.setdefault((kind, name), []).append(row)
 
     def kinds(self) -> list[str]:
         """Kinds that have rows, in the order of `KINDS`."""

@@ -60,7 +60,7 @@ class TestBuiltins:
                 assert found.find(kind, one.name).row is one
                 assert found.find(kind, one.qualified).row is one
                 if kind != "recipe":
-                    assert one.load().KIND == kind
+                    assert kind == one.load().KIND
 
     def test_every_preset_and_contract_names_what_exists(self) -> None:
         """Names in `accepts`, of a recipe's system and of at most one default a kind are those of rows."""
@@ -182,6 +182,8 @@ class TestManifests:
         assert found.broken[0].origin == "acme 1.0"
         assert says in found.broken[0].reason
         assert found.kinds() == ["mask"]
+        with pytest.raises(UserError, match="none installed"):
+            found.find("gate", "swish")
 
     @law
     @given(

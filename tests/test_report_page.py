@@ -385,8 +385,8 @@ def test_nothing_to_show(nothing):
 
 
 KEYS = st.sampled_from(
-    ["train/loss", "valid/loss", "train/loss/a", "valid/loss/b/0", "train/loss/b/1", "train/loss/0", "lr", "grad_norm", "seconds",
-     "stat/layer 0/load/0", "stat/layer 0/load/1", "stat/layer 0/entropy", "stat/x/y/load/2"]
+    ["train/loss", "valid/loss", "train/loss/a", "valid/loss/b/0", "train/loss/b/1", "train/loss/0", "lr", "grad_norm",
+     "seconds", "stat/layer 0/load/0", "stat/layer 0/load/1", "stat/layer 0/entropy", "stat/x/y/load/2"]
 )  # fmt: skip
 NUMBERS = st.one_of(st.floats(-1e6, 1e6), st.sampled_from([0.0, 1e-30, float("nan"), float("inf")]))
 
