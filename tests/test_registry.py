@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -211,6 +212,10 @@ class TestManifests:
         found = added({"api": 1, **doc}, ({"api": 1, "mask": {"lone": row()}}, OTHER))
         for kind in found.kinds():
             found.rows(kind)
+        for kind, table in doc.items():
+            for name in table if kind in KINDS and isinstance(table, dict) else ():
+                with contextlib.suppress(UserError):
+                    assert found.find(kind, name).row.kind == kind
         assert found.find("mask", "lone").row.origin == OTHER
 
     def test_a_row_is_kept_as_written(self) -> None:
@@ -356,7 +361,7 @@ class TestLoading:
             ("class Swish:\n    KIND = 'mask'", "is no gate (its KIND is 'mask')"),
             ("class Swish:\n    KIND = 'gate'", "decorate it with @params"),
             (
-                "from core.kinds import Gate\nfrom core.params import params\n@params\nclass Swish(Gate):\n    'A gate.'",
+                "from core.kinds import Gate\nfrom core.params import params\n@params\nclass Swish(Gate):\n    'Half.'",
                 "lacks build, which every gate has",
             ),
             (
