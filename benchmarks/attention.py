@@ -92,10 +92,12 @@ def high_water() -> float:
 
 
 def peak_of_fresh_process(kernel: str, cells: int, padded: bool, options: argparse.Namespace) -> float:
-    """`peak` in a process of its own; NaN where it runs out of memory."""
+    """`peak` in a process of its own; NaN where that is killed, as for want of memory."""
     argv = [sys.executable, "-m", "benchmarks.attention", "--peak", kernel, str(cells), str(int(padded))]
     argv += ["--width", str(options.width), "--heads", str(options.heads), "--threads", str(options.threads)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode > 0:
+        raise RuntimeError(f"{' '.join(argv)} failed:\n{done.stderr}")
     return float(done.stdout) if done.returncode == 0 else math.nan
 
 

@@ -40,6 +40,8 @@ class Value:
     value: Any
     origin: str
     rank: Rank
+    base: str | None = None
+    """where the piece stands whose preset or name says it; None where the user does"""
 
 
 @attrs.frozen
@@ -129,7 +131,7 @@ class _Attempt:
                 self.say(key.removesuffix(".name"), Value(value, origin, (i, GIVEN)))
         self.settings: dict[str, Setting] = {}
         self.members: dict[str, list[Field]] = {}
-        self.chosen_at: dict[str, int] = {}
+        self.chosen_at: dict[str, Rank] = {}
         self.inlined: set[str] = set()
         """first words of the keys that an inline slot brought"""
         self.errors: list[str] = []
@@ -147,8 +149,8 @@ class _Attempt:
     def node(self, path: str, cls: type, identity: bool, inside: tuple[type, ...]) -> Any:
         """An instance of `cls` from what was said below `path`; None where something below it is wrong."""
         values, before = {}, len(self.errors)
+        known = self.members.setdefault(path, [])
         for field in fields(cls):
-            known = self.members.setdefault(path, [])
             if any(other.name == field.name for other in known):
                 raise TypeError(f"{cls.__qualname__}.{field.name} collides with the field of that name beside it")
             known.append(field)
@@ -210,7 +212,7 @@ class _Attempt:
             return None
         link, winner = found[-1]
         if winner is None:
-            self.chosen_at[base] = link.rank[0]
+            self.chosen_at[base] = link.rank
             self.members.setdefault(base, [])
             if default is not None:  # emptied on purpose, which a reader of the configuration must be told
                 self.settings[key] = Setting(path=key, field=field, value=None, chain=tuple(chain), identity=identity)
@@ -221,15 +223,15 @@ class _Attempt:
                 break
             start = earlier
             for name, value in other.values.items():
-                self.say(_join(base, name), Value(value, f"name {earlier.value}", (earlier.rank[0], NAME)))
+                self.say(_join(base, name), Value(value, f"name {earlier.value}", (earlier.rank[0], NAME), base))
         if winner.warning:
             self.notes.append(winner.warning)
         for name, value in _flat(winner.row.preset).items():
-            self.say(_join(base, name), Value(value, f"preset of {winner.row.name}", (start.rank[0], PRESET)))
+            self.say(_join(base, name), Value(value, f"preset of {winner.row.name}", (start.rank[0], PRESET), base))
         self.settings[key] = Setting(
             path=key, field=field, value=winner.row.name, chain=tuple(chain), row=winner.row, identity=identity
         )
-        self.chosen_at[base] = max(start.rank[0], self.chosen_at.get(base, -1))
+        self.chosen_at[base] = max(start.rank, self.chosen_at.get(base, DEFAULT))
         try:
             cls = winner.row.load()
             if cls in inside:
@@ -269,7 +271,7 @@ class _Attempt:
                 (found.values, f"name {name}", NAME),
             ):
                 for k, v in values.items():
-                    self.say(f"{at}.{k}", Value(v, origin, (last.rank[0], weight)))
+                    self.say(f"{at}.{k}", Value(v, origin, (last.rank[0], weight), at))
             self.settings[at] = Setting(
                 path=at, field=field, value=found.row.name, chain=tuple(chain), row=found.row, identity=identity
             )
@@ -344,10 +346,17 @@ class _Attempt:
                 continue
             inline = home.partition(".")[0] in self.inlined
             above = [at for at in self.chosen_at if (inline if not at else at == home or home.startswith(f"{at}."))]
-            if home and any(self.chosen_at[at] > link.rank[0] for at in above):
-                self.notes.append(f"{key} = {link.value} ({link.origin}) is not used: {home} was replaced by a later choice")
+            if home and any(self.replaced(at, link) for at in above):
+                if link.rank[1] != PRESET:
+                    told = f"{key} = {link.value} ({link.origin}) is not used"
+                    self.notes.append(f"{told}: {home} was replaced by a later choice")
                 continue
             self.errors.append(f"{self.unknown(key, home)} ({link.origin})")
+
+    def replaced(self, at: str, link: Value) -> bool:
+        """Whether the piece at `at` was chosen after `link` was said: by a higher layer, or over a preset or name."""
+        below = link.base is not None and at != link.base and (not link.base or at.startswith(f"{link.base}."))
+        return self.chosen_at[at] > link.rank if below else self.chosen_at[at][0] > link.rank[0]
 
     def unknown(self, key: str, home: str) -> str:
         word = key[len(home) :].lstrip(".").partition(".")[0]
@@ -361,7 +370,7 @@ class _Attempt:
         if len(homes) > 1:
             ways = ", ".join(f"--{h}" for h in homes)
             return f"{key}: several slots could be meant. Say which: {ways}"
-        reason = absent(word, {p: s for p, s in self.settings.items() if home in ("", p)})
+        reason = None if homes else absent(word, {p: s for p, s in self.settings.items() if home in ("", p)})
         if reason:
             return f"{key}: {reason}"
         full = {flag.strip("-").replace("-", "_"): flag.strip("-") for layer in self.layers for flag in layer.flags}
@@ -369,7 +378,7 @@ class _Attempt:
         close = word if word in full else None if home else nearest(word, full)
         hint = near(word, options) or (f" Did you mean --{full[close]}?" if close else "")
         owner = next((s.value for p, s in self.settings.items() if p == home and s.row), None)
-        who = f"{owner!r} takes {', '.join(options)}" if owner else f"Known here: {', '.join(options)}"
+        who = f"{owner!r} takes {', '.join(options) or 'no parameters'}" if owner else f"Known here: {', '.join(options)}"
         return f"{key}: unknown parameter.{hint} {who}"
 
 

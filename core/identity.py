@@ -17,14 +17,16 @@ def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, shortest floats, -0.0 as 0.0, tuples as lists.
 
     Raises:
-        ValueError: nan or infinity, which have no canonical form, or a type JSON does not know.
+        ValueError: nan or infinity, which have no canonical form, or a type or key that JSON does not know.
     """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("a key that is no text has no canonical form")
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, float):

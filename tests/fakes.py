@@ -177,6 +177,17 @@ class Wide(FFN):
 
 
 @params
+class Nest(FFN):
+    """A network with a slot and a list of its own."""
+
+    gate: Gate = slot("bent", "scales")
+    metrics: tuple[Metric, ...] = slot(("share",), "judges")
+
+    def build(self, width: int) -> None:
+        """Never called."""
+
+
+@params
 class Share(Metric):
     """A metric with parameters."""
 
@@ -213,6 +224,71 @@ class Root:
     plan: Schedule = group("how long")
 
 
+@params
+class Task:
+    """A tree whose main piece stands inline, as a run's system does."""
+
+    width: int = knob(16, "width", ge=1)
+    system: Attention = slot("heads", "the task", inline=True)
+    plan: Schedule = group("how long")
+    tracker: FFN = slot("tall", "changes no number", identity=False)
+
+
+@params
+class Curved(Attention):
+    """An attention whose gate is curved unless told otherwise."""
+
+    heads: int = knob(4, "number of heads", ge=1)
+    gate: Gate = slot("curved", "scales")
+
+    def build(self, width: int) -> None:
+        """Never called."""
+
+
+@params
+class Bend:
+    """A tree two slots deep."""
+
+    attention: Attention = slot("heads", "reads")
+
+
+@params
+class Pair:
+    """A tree with two slots of one kind."""
+
+    a: Attention = slot("heads", "one")
+    b: Attention = slot("heads", "other")
+
+
+@params
+class Needy:
+    """A tree with a slot that has no default of its own, and a parameter that must be given."""
+
+    gate: Gate = slot(None, "scales")
+    path: str = knob(attrs.NOTHING, "a file")
+
+
+@params
+class Loop(FFN):
+    """A piece that would hold itself."""
+
+    inner: FFN = slot("loop", "itself")
+
+    def build(self, width: int) -> None:
+        """Never called."""
+
+
+@params
+class Loops(Metric):
+    """A piece that would hold a list of itself."""
+
+    inner: tuple[Metric, ...] = slot(("loops",), "itself")
+    of, higher, best, label = "x", True, 1.0, "x"
+
+    def score(self, predicted: object, true: object) -> float:
+        return 0.0
+
+
 MANIFEST = """
 api = 1
 [attention.heads]
@@ -238,6 +314,10 @@ summary = "Nothing to set."
 target = "tests.fakes:Bent"
 summary = "Two numbers."
 pattern = "bent{steps:int}"
+[gate.curved]
+target = "tests.fakes:Bent"
+summary = "The same with a preset."
+preset = { steps = 5 }
 [gate.crooked]
 deprecated = "bent"
 [mask.window]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from core.cli.choose import resolve_run
-from core.kinds import Batch
 from core.train.loop import Trainer
 from core.train.streams import Dropout, Streams
 from small import SMALL
@@ -86,36 +85,6 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
     two = trainer("--ffn=moe4x2", "--ffn.jitter=0.3")
     two._step()
     assert equal(one.model.state_dict(), two.model.state_dict())
-
-
-def test_every_parameter_gets_a_gradient_and_padding_changes_no_loss() -> None:
-    """One joint step reaches all parameters; padded cells with any content change neither loss nor gradient."""
-    arm = trainer("--attention=gated_headwise", "--ffn=moe4x2", "--dropout=0")
-    streams = Streams(3)
-    batch = arm.train_split.batch(0, 0)
-    sets, cells = batch.real_BN.shape
-    assert bool(batch.real_BN.all())
-    dead = torch.zeros_like(batch.real_BN)
-    dead[:, : cells // 2] = True
-    cut = Batch({k: v[:, : cells // 2] for k, v in batch.fields.items()}, dead[:, : cells // 2], batch.units)
-    wild = {k: v.clone() for k, v in batch.fields.items()}
-    wild["expression"][:, cells // 2 :] = 1e4
-    padded = Batch(wild, dead, batch.units)
-
-    arm.model.zero_grad()
-    arm.system.step(arm.model, batch, streams, 0).total().backward()
-    without = [n for n, p in arm.model.named_parameters() if p.grad is None]
-    assert without == []
-    zero = [n for n, p in arm.model.named_parameters() if not p.grad.abs().sum() > 0]
-    assert zero == []
-
-    # The noise of a longer set is another draw, so the padded comparison is made on the network itself.
-    arm.model.eval()
-    times = {m: torch.full((sets,), 0.4) for m in ("expression", "position")}
-    short, _ = arm.model({k: cut.fields[k] for k in times}, times, cut.real_BN)
-    long, _ = arm.model({k: padded.fields[k] for k in times}, times, padded.real_BN)
-    for m in times:
-        torch.testing.assert_close(long[m][:, : cells // 2], short[m], rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_a_function_of_seed_name_and_step() -> None:

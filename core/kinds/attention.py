@@ -24,7 +24,8 @@ class Attention(Plugin):
     """A multi-head attention layer, self or cross, without residual and without norm.
 
     Laws (`core.testing.attention.AttentionLaws`): output has the shape and dtype of `x_BQD`; a source token hidden by
-    `mask` or by `real_BS` changes neither values nor gradients, whatever it holds; appended padding changes nothing;
+    `real_BS` changes neither values nor gradients, whatever it holds, NaN included; one that `mask` hides from every
+    query neither, as long as it is finite; appended padding changes nothing;
     with a mask that treats all tokens alike, permuting the sources leaves the output as it is; a query that sees
     nothing attends to nothing (all zeros before the output projection); same-named parameters start bit-equal for one
     seed whatever else the layer owns.

@@ -26,7 +26,8 @@ class FFN(Plugin):
 
     Laws (`core.testing.ffn.FFNLaws`): shape and dtype are kept; a token's output depends on that token alone in
     evaluation; padded tokens change neither outputs of real ones nor losses nor statistics; a mixture with one expert
-    equals that expert; each token uses exactly `top_k` experts; balanced routing gives the least balance loss.
+    equals that expert; each token uses exactly `top_k` experts; the balance loss is 1 for even routing and more where a
+    sure router prefers an expert.
     """
 
     KIND: ClassVar[str] = "ffn"

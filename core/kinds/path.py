@@ -52,20 +52,18 @@ class FlowPath(Plugin):
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """d alpha / dt and d sigma / dt."""
 
-    def at(self, x0: Tensor, x1: Tensor, t_B: Tensor) -> Tensor:
-        """Where the path between x0 and x1 stands at time t."""
-        return _over(self.alpha(t_B), x1) * x1 + _over(self.sigma(t_B), x1) * x0
-
     def point(self, x0: Tensor, x1: Tensor, t_B: Tensor) -> PathPoint:
         """Where the path between x0 and x1 stands at time t, and how fast it moves."""
+        alpha, sigma = (_over(s, x1) for s in (self.alpha(t_B), self.sigma(t_B)))
         d_alpha, d_sigma = (_over(s, x1) for s in self.rates(t_B))
-        return PathPoint(self.at(x0, x1, t_B), d_alpha * x1 + d_sigma * x0)
+        return PathPoint(alpha * x1 + sigma * x0, d_alpha * x1 + d_sigma * x0)
 
     def convert(self, x_t: Tensor, t_B: Tensor, value: Tensor, frm: Target, to: Target) -> Tensor:
         """One prediction in the terms of another: `velocity`, `noise` (x0) or `data` (x1).
 
         Between data and noise the division is by alpha or sigma: at t = 0 noise says nothing of the data, at t = 1
-        the data say nothing of the noise, and the result is not finite there.
+        the data say nothing of the noise, and the result is not finite there. From a velocity the same holds wherever
+        the path stands still, as the cosine path does at t = 0.
         """
         if frm == to:
             return value

@@ -25,4 +25,7 @@ class Sparsifier(Plugin):
 
     @abstractmethod
     def build(self, heads: int) -> nn.Module:
-        """A module `forward(logits_BHQS, visible) -> weights_BHQS`, `visible` a bool tensor that broadcasts."""
+        """A module `forward(logits_BHQS, visible) -> weights_BHQS`, `visible` a bool tensor that broadcasts.
+
+        The module repeats `fused` as an attribute where it is True: kernels see the module only.
+        """

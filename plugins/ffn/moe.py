@@ -70,8 +70,9 @@ class MoeLayer(nn.Module):
     def forward(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Aux]:
         """Tokens after their experts, (B, T, D), of the dtype of `x_BTD`.
 
-        `Aux.losses` has `balance` (1 where the router is even, E where one expert takes all) and `router_z`, weighted;
-        `Aux.stats` has `load` (E,), each expert's share of the assignments.
+        `Aux.losses` has `balance` and `router_z`, weighted. Unweighted, `balance` is 1 where the router is even and
+        E / top_k where a sure router sends all tokens to the same experts; an unsure one can lie below 1, as load and
+        probability need not agree. `Aux.stats` has `load` (E,), each expert's share of the assignments.
 
         Args:
             x_BTD: tokens.

@@ -109,8 +109,9 @@ class Spatial(System):
         times = self.time.draw(real.shape[0], MODALITIES, streams.generator("time", step))
         times = {m: t.to(real.device) for m, t in times.items()}
         noise = _noise(data, real, streams.generator("noise", step))
-        noisy = {m: self._path(m).at(noise[m], data[m], times[m]) for m in MODALITIES}
-        predicted, aux = self._denoise(model, noisy, times, real)
+        shares = self._shares(times)
+        noisy = {m: alpha * data[m] + sigma * noise[m] for m, (alpha, sigma) in shares.items()}
+        predicted, aux = self._denoise(model, noisy, times, shares, real)
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         for m in MODALITIES:
@@ -167,7 +168,7 @@ class Spatial(System):
 
         def predict(state: Tree, t: float) -> Tree:
             times = {m: torch.full(real.shape[:1], t if m in wanted else 1.0, device=real.device) for m in MODALITIES}
-            predicted, _ = self._denoise(model, state | given, times, real)
+            predicted, _ = self._denoise(model, state | given, times, self._shares(times), real)
             return {m: predicted[m].float() for m in wanted}
 
         return noise({m: batch.fields[m] for m in wanted}), noise, predict
@@ -193,7 +194,19 @@ class Spatial(System):
     def _path(self, modality: str) -> FlowPath:
         return self.position_path if modality == "position" and self.position_path is not None else self.path
 
-    def _denoise(self, model: nn.Module, noisy: Tree, times: dict[str, Tensor], real: Tensor) -> tuple[Tree, Aux]:
+    def _shares(self, times: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Shares of data and noise, (B, 1, 1) each, at the time of each modality."""
+        paths = {m: self._path(m) for m in MODALITIES}
+        return {m: (p.alpha(times[m])[:, None, None], p.sigma(times[m])[:, None, None]) for m, p in paths.items()}
+
+    def _denoise(
+        self,
+        model: nn.Module,
+        noisy: Tree,
+        times: dict[str, Tensor],
+        shares: dict[str, tuple[Tensor, Tensor]],
+        real: Tensor,
+    ) -> tuple[Tree, Aux]:
         """Data predictions: what the noisy value says by itself, plus what the network adds.
 
         For data of unit variance the noisy value alone has the conditional mean alpha x_t / (alpha^2 + sigma^2), which
@@ -202,8 +215,7 @@ class Spatial(System):
         Positions are centred over the real cells.
         """
         alone, share = {}, {}
-        for m in noisy:
-            alpha, sigma = (s[:, None, None] for s in (self._path(m).alpha(times[m]), self._path(m).sigma(times[m])))
+        for m, (alpha, sigma) in shares.items():
             norm = alpha**2 + sigma**2
             alone[m], share[m] = alpha / norm * noisy[m], sigma / norm.sqrt()
         raw, aux = model(alone, times, real)

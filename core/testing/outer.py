@@ -1,0 +1,106 @@
+"""What trackers, executors and strategies must do.
+
+@pytest.mark.parametrize("tracker", [Jsonl()])
+class TestTrackers(TrackerLaws):
+    def read(self, directory): ...
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from core.errors import UserError
+from core.kinds import Executor, Job, Strategy, Tracker
+from core.testing.draws import law
+
+
+class TrackerLaws:
+    """Laws of `core.kinds.tracker.Tracker`; parametrise a subclass over `tracker` and say how it is read back."""
+
+    def read(self, directory: Path) -> list[tuple[int, dict[str, float]]]:
+        """(step, numbers) of every line of a finished track, in order."""
+        raise NotImplementedError
+
+    def tear(self, directory: Path) -> None:
+        """Leave the track as a kill in the middle of a line would."""
+        raise NotImplementedError
+
+    @law
+    @given(
+        steps=st.lists(st.integers(0, 50), min_size=1, max_size=20).map(sorted),
+        at=st.integers(0, 50),
+        torn=st.booleans(),
+    )
+    def test_reopening(self, tracker: Tracker, steps: list[int], at: int, torn: bool) -> None:
+        """What was logged is read back in order; reopened at a step, later lines and a torn one are forgotten."""
+        with tempfile.TemporaryDirectory() as folder:
+            track = tracker.start(Path(folder), 0)
+            for step in steps:
+                track.log(step, {"train/loss": step / 7})
+            track.finish()
+            assert self.read(Path(folder)) == [(s, {"train/loss": s / 7}) for s in steps]
+            if torn:
+                self.tear(Path(folder))
+            again = tracker.start(Path(folder), at)
+            again.log(at + 1, {"train/loss": 0.5})
+            again.finish()
+            kept = [(s, {"train/loss": s / 7}) for s in steps if s <= at]
+            assert self.read(Path(folder)) == [*kept, (at + 1, {"train/loss": 0.5})]
+
+
+class ExecutorLaws:
+    """Laws of `core.kinds.executor.Executor`; parametrise a subclass over `executor`."""
+
+    def test_every_job_is_reported_once(self, executor: Executor) -> None:
+        """Output and exit status of each job come back, failures and signals included."""
+        codes = {"fine": "print('hello')", "fails": "raise SystemExit(3)", "dies": "import os; os.kill(os.getpid(), 9)"}
+        jobs = [Job(name=n, argv=(sys.executable, "-c", c)) for n, c in codes.items()]
+        ended = list(executor.run(jobs))
+        assert sorted(f.job.name for f in ended) == sorted(codes)
+        assert {f.job.name: f.code for f in ended} == {"fine": 0, "fails": 3, "dies": -9}
+        assert next(f for f in ended if f.job.name == "fine").output == "hello\n"
+
+    def test_leaving_early_stops_what_runs(self, executor: Executor) -> None:
+        """Closing the iterator ends running jobs; the call returns only when none is left."""
+        forever = "import select\nwhile True: select.select([], [], [], 60)"
+        jobs = [Job(name="quick", argv=(sys.executable, "-c", "pass"))]
+        jobs += [Job(name=f"slow {i}", argv=(sys.executable, "-c", forever)) for i in range(3)]
+        ends = executor.run(jobs)
+        assert next(ends).job.name == "quick"
+        ends.close()  # type: ignore[attr-defined]
+
+
+class StrategyLaws:
+    """Laws of `core.kinds.strategy.Strategy` in one process; parametrise a subclass over `strategy`."""
+
+    def test_devices(self, strategy: Strategy) -> None:
+        """The CPU is always there; a device that is not there is the user's mistake, with a way out."""
+        assert strategy.device("cpu").type == "cpu"
+        if torch.cuda.is_available():
+            assert strategy.device("cuda").type == "cuda"
+        else:
+            assert strategy.device("auto").type == "cpu"
+            with pytest.raises(UserError, match="--device cpu"):
+                strategy.device("cuda")
+
+    def test_a_wrapped_model_trains_as_it_would_alone(self, strategy: Strategy) -> None:
+        """Wrapping changes neither outputs nor gradients, and the gathered state is the model's."""
+        alone, wrapped = nn.Linear(3, 2), nn.Linear(3, 2)
+        wrapped.load_state_dict(alone.state_dict())
+        x = torch.linspace(-1, 1, 12).view(4, 3)
+        alone(x).square().mean().backward()
+        strategy.backward(strategy.wrap(wrapped)(x).square().mean())
+        for one, other in zip(alone.parameters(), wrapped.parameters(), strict=True):
+            assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+        state = strategy.gather(wrapped)
+        assert state.keys() == wrapped.state_dict().keys()
+        assert all(torch.equal(state[k], v) and state[k].device.type == "cpu" for k, v in wrapped.state_dict().items())
+        assert strategy.main()

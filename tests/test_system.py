@@ -1,0 +1,118 @@
+"""The spatial system and its encoder against the laws of their kinds, and what is particular to them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from core.cli.choose import resolve_run
+from core.kinds import Batch, Card
+from core.testing.encoder import EncoderLaws
+from core.testing.system import SystemLaws
+from core.train.loop import Trainer
+from core.train.streams import Streams
+from plugins.encoders.cell import Cell
+from small import SMALL
+
+PIECES = [
+    ["--attention=gated_headwise", "--ffn=moe4x2"],
+    ["--attention=softmax", "--ffn=dense", "--path=cond_ot", "--solver=euler"],
+    ["--attention=linear", "--gate=elementwise", "--ffn=moe2x1"],
+    ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--position_path=cosine(exponent=2)"],
+]
+
+
+def trainer(words: list[str]) -> Trainer:
+    run = resolve_run([], [*SMALL, "--dropout=0", *words]).root
+    return Trainer(
+        system=run.system,
+        source=run.data.open(),
+        settings=run.train,
+        strategy=run.strategy,
+        device=torch.device("cpu"),
+        seed=run.seed,
+    )
+
+
+@pytest.mark.parametrize("encoder", [st.builds(Cell, hidden=st.floats(0.5, 3.0))], ids=["cell"])
+class TestEncoders(EncoderLaws):
+    def card(self, draw: st.DataObject) -> Card:
+        sizes = {"genes": draw.draw(st.integers(1, 5)), "dims": draw.draw(st.integers(2, 3))}
+        return Card(name="drawn", sizes=sizes, splits={}, fingerprint="")
+
+    def fields(self, card: Card, sets: int, items: int) -> dict[str, tuple[int, ...]]:
+        return {"expression": (sets, items, card.sizes["genes"]), "position": (sets, items, card.sizes["dims"])}
+
+
+@pytest.mark.parametrize("words", PIECES, ids=" ".join)
+class TestSpatial(SystemLaws):
+    def trainer(self, words: list[str]) -> Trainer:
+        return trainer(words)
+
+    def test_a_clean_modality_is_returned_as_it_is(self, words: list[str]) -> None:
+        """At t = 1 a prediction is its input, whatever the network says."""
+        arm = trainer(words)
+        batch = arm.train_split.batch(0, 0)
+        data = {m: batch.fields[m] for m in ("expression", "position")}
+        data["position"] = data["position"] - data["position"].mean(1, keepdim=True)
+        times = {m: torch.ones(len(batch.real_BN)) for m in data}
+        found, _ = arm.system._denoise(arm.model, data, times, arm.system._shares(times), batch.real_BN)
+        for m in data:
+            torch.testing.assert_close(found[m], data[m], rtol=1e-5, atol=1e-5)
+
+    def test_pure_noise_is_ignored(self, words: list[str]) -> None:
+        """At t = 0 the prediction does not depend on the noise, so the reported mean needs one call."""
+        arm = trainer(words)
+        arm.model.eval()
+        batch = arm.train_split.batch(0, 0)
+        means = [arm.system.expect(arm.model, batch, ("position",), Streams(s).generator("x")) for s in (0, 1)]
+        torch.testing.assert_close(means[0]["position"], means[1]["position"], rtol=1e-4, atol=1e-5)
+
+    def test_sampling_is_a_function_of_the_generator_and_leaves_conditions_alone(self, words: list[str]) -> None:
+        """One generator state, one sample, of exactly the announced field calls; given fields are not written to."""
+        arm = trainer(words)
+        arm.model.eval()
+        batch = arm.train_split.batch(0, 0)
+        before = {k: v.clone() for k, v in batch.fields.items()}
+        calls = []
+        handle = arm.model.register_forward_hook(lambda *_: calls.append(1))
+        for wanted in (("position",), ("expression",), ("expression", "position")):
+            calls.clear()
+            with torch.no_grad():
+                one, two, other = (
+                    arm.system.sample(arm.model, batch, wanted, Streams(s).generator("eval")) for s in (0, 0, 1)
+                )
+            assert tuple(one) == wanted
+            assert len(calls) == 3 * arm.system.solver.calls(arm.system.sampling)
+            for m in wanted:
+                assert torch.isfinite(one[m]).all()
+                assert torch.equal(one[m], two[m])
+                assert not torch.equal(one[m], other[m])
+        handle.remove()
+        assert all(torch.equal(before[k], v) for k, v in batch.fields.items())
+
+    def test_cells_are_a_set(self, words: list[str]) -> None:
+        """Permuting the cells of a set permutes what is predicted for them."""
+        arm = trainer(words)
+        arm.model.eval()
+        batch = arm.train_split.batch(0, 0)
+        order = torch.randperm(batch.real_BN.shape[1], generator=Streams(0).generator("x"))
+        there = Batch({k: v[:, order] for k, v in batch.fields.items()}, batch.real_BN[:, order], batch.units)
+        times = {m: torch.full((len(batch.real_BN),), 0.6) for m in ("expression", "position")}
+        one, _ = arm.model({m: batch.fields[m] for m in times}, times, batch.real_BN)
+        two, _ = arm.model({m: there.fields[m] for m in times}, times, there.real_BN)
+        for m in times:
+            torch.testing.assert_close(two[m], one[m][:, order], rtol=1e-3, atol=1e-4)
+
+
+def test_frames_are_uniform_rotations_and_reflections() -> None:
+    """Random frames are orthogonal, and about half of them mirror."""
+    from plugins.systems.spatial.system import _frames
+
+    for dims in (2, 3):
+        q = _frames(torch.zeros(400, 5, dims), torch.Generator().manual_seed(0))
+        torch.testing.assert_close(q @ q.mT, torch.eye(dims).expand(400, -1, -1), rtol=1e-5, atol=1e-5)
+        mirrored = float((torch.linalg.det(q) < 0).float().mean())
+        assert 0.4 < mirrored < 0.6
+        assert q.mean(0).abs().max() < 0.15
