@@ -7,23 +7,20 @@ the layer that chose it: `--ffn moe4x2` beats `ffn.experts` of a file, `--ffn.ex
 
 from __future__ import annotations
 
-import re
-import tomllib
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import attrs
-import cattrs
 
 from core.contract import absent, refusals
 from core.errors import UserError
-from core.names import Bare, Text, near, nearest, split
-from core.params import Field, fields, is_union, spell_type
+from core.names import Bare, near, nearest, split
+from core.params import Field, fields
 from core.registry import Found, Registry, Row, installed
+from core.structure import structure
 
 Rank = tuple[int, int]
-_LOOSE_FLOAT = re.compile(r"[+-]?([0-9]+\.|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 DEFAULT, PRESET, NAME, GIVEN = (-1, 0), 1, 2, 3
 TOLD = 12
 """mistakes told at once; a wrong file can hold hundreds"""
@@ -166,7 +163,9 @@ class _Attempt:
         try:
             return cls(**values)
         except ValueError as error:
-            said = sorted({s.origin for f in fields(cls) if f.role == "knob" for s in [self.settings[_join(path, f.name)]]})
+            said = sorted(
+                {s.origin for f in fields(cls) if f.role == "knob" for s in [self.settings[_join(path, f.name)]]}
+            )
             told = [o for o in said if not o.startswith("default")] or said
             self.errors.append(f"{path or cls.__name__}: {error} ({', '.join(told)})")
             return None
@@ -319,7 +318,9 @@ class _Attempt:
                 full = renames.get(head, head) + dot + rest
                 if full in entries and entries[full][0] != said[0]:
                     (before, there), (now, here) = entries[full], said
-                    raise ConfigError(f"{full} is given twice, as {before!r} ({there}) and as {now!r} ({here}); keep one")
+                    raise ConfigError(
+                        f"{full} is given twice, as {before!r} ({there}) and as {now!r} ({here}); keep one"
+                    )
                 entries[full] = said
             layers.append(attrs.evolve(layer, entries=entries))
         return layers
@@ -378,7 +379,9 @@ class _Attempt:
         close = word if word in full else None if home else nearest(word, full)
         hint = near(word, options) or (f" Did you mean --{full[close]}?" if close else "")
         owner = next((s.value for p, s in self.settings.items() if p == home and s.row), None)
-        who = f"{owner!r} takes {', '.join(options) or 'no parameters'}" if owner else f"Known here: {', '.join(options)}"
+        who = (
+            f"{owner!r} takes {', '.join(options) or 'no parameters'}" if owner else f"Known here: {', '.join(options)}"
+        )
         return f"{key}: unknown parameter.{hint} {who}"
 
 
@@ -417,92 +420,3 @@ def _listed(value: Any) -> list[str]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
         raise UserError(f"expected a list of names, got {value!r}")
     return [*value]
-
-
-def structure(value: Any, hint: Any) -> Any:
-    """`value` as the declared type, strictly: no text becomes a number, no number a flag.
-
-    What a user typed (`Text`) is read as TOML first, unless the parameter is a text itself.
-
-    Raises:
-        ValueError: the value is of another type.
-    """
-    if isinstance(value, Bare) and bool not in (hint, *typing.get_args(hint)):
-        raise ValueError(f"a value is missing: expected {spell_type(hint)}")
-    try:
-        if isinstance(value, Text):
-            value = _typed(value, hint)
-        return _CONVERTER.structure(value, hint)
-    except (cattrs.errors.BaseValidationError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, cattrs.errors.BaseValidationError):
-            error = error.exceptions[0]  # type: ignore[assignment]
-        text = str(error)
-        raise ValueError(text if text.startswith("expected") else f"expected {spell_type(hint)}, got {value!r}") from None
-
-
-def _typed(text: Text, hint: Any) -> Any:
-    if hint is str or typing.get_origin(hint) is Literal:
-        return str(text)
-    if is_union(hint):
-        if text == "none" and type(None) in typing.get_args(hint):
-            return None
-        inner = [a for a in typing.get_args(hint) if a is not type(None)]
-        if len(inner) == 1:
-            return _typed(text, inner[0])
-    try:
-        value = tomllib.loads(f"x = {text}")["x"] if "\n" not in text else str(text)
-    except tomllib.TOMLDecodeError:
-        loose = hint is float and _LOOSE_FLOAT.fullmatch(text)  # people type .5 and 1., which TOML does not know
-        value = float(text) if loose else str(text)
-    if typing.get_origin(hint) is tuple and not isinstance(value, list):
-        inner = typing.get_args(hint)[0]
-        return [_typed(Text(piece.strip()), inner) for piece in str(text).split(",") if piece.strip()]
-    return value
-
-
-def _strict() -> cattrs.Converter:
-    converter = cattrs.Converter(detailed_validation=False)
-
-    def exactly(kind: type, *accepted: type) -> None:
-        def hook(value: Any, _: Any) -> Any:
-            if type(value) not in accepted:
-                raise ValueError(f"expected {spell_type(kind)}, got {value!r}")
-            return kind(value)
-
-        converter.register_structure_hook(kind, hook)
-
-    def choice(value: Any, hint: Any) -> Any:
-        options = typing.get_args(hint)
-        if not any(value == o and type(value) is type(o) for o in options):
-            raise ValueError(f"expected {spell_type(hint)}, got {value!r}.{near(str(value), map(str, options))}")
-        return value
-
-    def sequence(value: Any, hint: Any) -> tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"expected {spell_type(hint)}, got {value!r}")
-        return tuple(converter.structure(v, typing.get_args(hint)[0]) for v in value)
-
-    def union(value: Any, hint: Any) -> Any:
-        if type(None) in typing.get_args(hint) and (value is None or value == "none"):  # TOML has no null
-            return None
-        inner = [a for a in typing.get_args(hint) if a is not type(None)]
-        if len(inner) == 1:
-            return converter.structure(value, inner[0])
-        for kind in inner:
-            try:
-                return converter.structure(value, kind)
-            except ValueError:
-                continue
-        raise ValueError(f"expected {spell_type(hint)}, got {value!r}")
-
-    exactly(int, int)
-    exactly(float, float, int)
-    exactly(bool, bool)
-    exactly(str, str)
-    converter.register_structure_hook_func(lambda t: typing.get_origin(t) is Literal, choice)
-    converter.register_structure_hook_func(lambda t: typing.get_origin(t) is tuple, sequence)
-    converter.register_structure_hook_func(is_union, union)
-    return converter
-
-
-_CONVERTER = _strict()

@@ -23,7 +23,10 @@ def refusals(settings: Mapping[str, Setting]) -> list[str]:
                 if inside and below.row is not None and below.row.name not in names:
                     allowed = f"; it takes {', '.join(names)}" if names else ""
                     because = _because(above, kind)
-                    lines.append(f"{below_path}: {above.value} takes no {kind} {below.value!r}{because}{allowed} ({below.origin})")
+                    lines.append(
+                        f"{below_path}: {above.value} takes no {kind} {below.value!r}{because}{allowed} "
+                        f"({below.origin})"
+                    )
     return lines
 
 

@@ -60,7 +60,7 @@ class Hooks:
             try:
                 self.manager.register(importlib.import_module(module), name=f"{origin.name}:{module}")
                 self.manager.check_pending()
-            except Exception as error:  # noqa: BLE001 - third-party code may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - third-party code may raise anything
                 self.warn(f"hooks of {origin} are left out: {module}: {type(error).__name__}: {error}")
                 self.manager.unregister(name=f"{origin.name}:{module}")
 
@@ -70,7 +70,9 @@ class Hooks:
         for listener in getattr(self.manager.hook, name).get_hookimpls():
             try:
                 results.append(listener.function(*(said[argument] for argument in listener.argnames)))
-            except Exception as error:  # noqa: BLE001 - a callback must not end the run
-                self.warn(f"hook {name} of {listener.plugin_name} failed and is silenced: {type(error).__name__}: {error}")
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a callback must not end the run
+                self.warn(
+                    f"hook {name} of {listener.plugin_name} failed and is silenced: {type(error).__name__}: {error}"
+                )
                 self.manager.unregister(name=listener.plugin_name)
         return [r for r in results if r is not None]

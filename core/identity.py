@@ -45,7 +45,9 @@ def run_identity(resolved: Resolved, fingerprint: str, device: str) -> dict[str,
     """What makes a run this run: resolved values, who implements each piece, the data, the device class."""
     config = {p: s.value for p, s in resolved.settings.items() if s.identity and s.row is None and p != "data.path"}
     parts = {
-        p: f"{s.row.qualified}@{s.row.revision}" for p, s in resolved.settings.items() if s.identity and s.row is not None
+        p: f"{s.row.qualified}@{s.row.revision}"
+        for p, s in resolved.settings.items()
+        if s.identity and s.row is not None
     }
     return {
         "config": config,

@@ -1,4 +1,4 @@
-"""How pieces are spoken of: plain names, patterns (`moe4x2`), calls (`window(radius=8)`), qualified names (`acme/swish`)."""
+"""How pieces are spoken of: names, patterns (`moe4x2`), calls (`window(radius=8)`), qualified names (`acme/swish`)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def match_pattern(pattern: str, name: str) -> dict[str, int | float | str] | Non
 
 
 def near(word: str, options: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or nothing. Numbers are levelled first, so that `meo4x2` finds `moe{experts:int}x{top_k:int}`."""
+    """` Did you mean 'x'?`, or nothing. Numbers are levelled: `meo4x2` finds `moe{experts:int}x{top_k:int}`."""
     hit = nearest(word, options)
     return f" Did you mean {hit!r}?" if hit else ""
 

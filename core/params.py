@@ -62,9 +62,7 @@ def knob(
     return attrs.field(default=default, metadata=meta, validator=_within)
 
 
-def slot(
-    default: str | tuple[str, ...] | None, help: str, *, inline: bool = False, identity: bool = True
-) -> Any:
+def slot(default: str | tuple[str, ...] | None, help: str, *, inline: bool = False, identity: bool = True) -> Any:
     """A place for another plugin, chosen by name; the field's type is the kind.
 
     `tuple[Metric, ...]` takes a list of names, `FlowPath | None` may stay empty; without a default the kind's row with
@@ -155,14 +153,14 @@ def params(cls: type[T]) -> type[T]:
     """Make `cls` an immutable, keyword-only parameter class and check its declaration.
 
     Raises:
-        TypeError: a field without type, help or a known role; a class without docstring; a name that is reserved or that
-            a flag and an environment variable cannot both spell; a default of another type or out of its bounds.
+        TypeError: a field without type, help or a known role; a class without docstring; a name that is reserved or
+            that a flag and an environment variable cannot both spell; a default of another type or out of its bounds.
     """
     made = attrs.define(frozen=True, kw_only=True, slots=False)(cls)
-    attrs.resolve_types(made)
+    attrs.resolve_types(made)  # type: ignore[type-var]
     if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{cls.__name__}("):
         raise TypeError(f"{cls.__qualname__}: a parameter class needs a docstring; `core show` prints it")
-    for attribute in attrs.fields(made):
+    for attribute in attrs.fields(made):  # type: ignore[arg-type]
         where = f"{cls.__qualname__}.{attribute.name}"
         if attribute.name in RESERVED:
             raise TypeError(f"{where}: '{attribute.name}' is the key that names a plugin; call the field otherwise")
@@ -193,7 +191,7 @@ def _describe(attribute: attrs.Attribute, where: str) -> Field:
     meta = attribute.metadata
     common = {"name": attribute.name, "type": attribute.type, "help": meta["help"]}
     if meta["role"] == "group":
-        if not attrs.has(attribute.type):
+        if attribute.type is None or not attrs.has(attribute.type):
             raise TypeError(f"{where}: a group's type is a @params class, not {attribute.type!r}")
         return Field(role="group", default=None, **common)
     if meta["role"] == "slot":

@@ -78,7 +78,9 @@ def _calls(path: str, resolved: Resolved) -> Iterable[str]:
     for at, setting in resolved.settings.items():
         if at.startswith(f"{path}[") and at.endswith("]"):
             inside = {p.removeprefix(f"{at}."): s for p, s in resolved.settings.items() if p.startswith(f"{at}.")}
-            said = {k: list(s.value) if isinstance(s.value, tuple) else _spoken(s) for k, s in inside.items() if _told(s)}
+            said = {
+                k: list(s.value) if isinstance(s.value, tuple) else _spoken(s) for k, s in inside.items() if _told(s)
+            }
             args = ", ".join(f"{k}={tomlkit.item(v).as_string()}" for k, v in said.items())
             yield f"{_spoken(setting)}({args})" if args else str(_spoken(setting))
 

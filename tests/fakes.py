@@ -269,6 +269,16 @@ class Needy:
 
 
 @params
+class Planner(FFN):
+    """A piece with a parameter that is called as a block of `Task` is."""
+
+    plan: int = knob(1, "a number")
+
+    def build(self, width: int) -> None:
+        """Never called."""
+
+
+@params
 class Loop(FFN):
     """A piece that would hold itself."""
 

@@ -326,6 +326,9 @@ class TestSlots:
         """That the command line chose the system makes a file's typo in another block no forgotten parameter."""
         file, cli = layer("file", plan__stepz=3), layer("CLI", system="bent_heads")
         assert "plan.stepz: unknown parameter. Did you mean 'steps'?" in refused(file, cli, root=Task)
+        planner = registry(MANIFEST + '[ffn.planner]\ntarget = "tests.fakes:Planner"\nsummary = "x"\n')
+        tracked = layer("tracked", tracker="planner")
+        assert "plan.stepz: unknown parameter" in refused(file, tracked, cli, root=Task, found=planner)
         fell = solved(
             layer("file", gate="bent", gate__bias=1.0), layer("CLI", system="only_shut", gate="shut"), root=Task
         )

@@ -74,12 +74,8 @@ def test_a_default_that_a_row_refuses_is_told() -> None:
 
 def test_rows_are_asked_at_any_depth_and_for_lists() -> None:
     """A slot inside a slot, an item of a list, and the slots beside an inline piece."""
-    deep = registry(
-        MANIFEST.replace("[attention.heads]\n", "[attention.heads]\naccepts = { ffn = [] }\n")
-        + '[ffn.nest]\ntarget = "tests.fakes:Nest"\nsummary = "x"\n'
-    )
-    with pytest.raises(ConfigError, match="attention.second: heads takes no ffn 'tall'"):
-        solved(deep, second="tall")
+    with pytest.raises(ConfigError, match=r"attention\.second: heads takes no ffn 'tall'"):
+        solved(accepting("heads", ffn=[]), second="tall")
     nested = registry(
         MANIFEST.replace("[attention.heads]\n", '[attention.heads]\naccepts = { gate = ["shut"], metric = [] }\n')
         + '[ffn.nest]\ntarget = "tests.fakes:Nest"\nsummary = "x"\n'

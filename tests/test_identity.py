@@ -57,7 +57,7 @@ def disguised(value: Any) -> Any:
 @law
 @given(value=VALUES)
 def test_one_value_has_one_text(value: Any) -> None:
-    """Order of keys, tuple or list, and the sign of zero do not tell two runs apart; the text reads back as the value."""
+    """Order of keys, tuple or list, and the sign of zero tell no runs apart; the text reads back as the value."""
     assert canonical_json(disguised(value)) == canonical_json(value)
     assert digest(disguised(value)) == digest(value)
     assert same(json.loads(canonical_json(value)), value)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import structure
 from core.kinds import Gate, Metric
 from core.names import Bare, Text
 from core.params import NotFinite, fields, group, knob, params, slot, spell_type, summary
+from core.structure import structure
 from tests.fakes import LEAVES, Heads, Root, Schedule, made
 
 law = settings(deadline=None, max_examples=80)

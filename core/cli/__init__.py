@@ -35,6 +35,8 @@ Models of cells and genomes, assembled from named pieces.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status: 0 done, 1 failed while running, 2 the user's mistake, 130 interrupted."""
+    # Threads that wait by spinning starve each other on a busy machine; torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = [*(sys.argv[1:] if argv is None else argv)]  # not `list`: that verb is a module of this package
     try:
         status = _dispatch(words)
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if len(words) == 2 and words[0] == "help" and words[1] in VERBS:
+    if len(words) > 1 and words[0] == "help":
         words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP.format(verbs="\n".join(f"  {verb:8}  {text}" for verb, text in VERBS.items())))
@@ -85,7 +87,7 @@ def _sound(verb: str) -> Callable[[list[str]], int]:
 
 
 def _further_verbs() -> dict[str, Callable[[list[str]], int]]:
-    """Verbs that third parties bring through hooks; their modules are loaded only for words that are no verb of ours."""
+    """Verbs that third parties bring through hooks; their modules are loaded only for other words than ours."""
     from core.registry import installed
 
     registry = installed()
@@ -94,4 +96,9 @@ def _further_verbs() -> dict[str, Callable[[list[str]], int]]:
     from core.hooks import Hooks
 
     hooks = Hooks(registry, lambda text: print(f"core: {text}", file=sys.stderr))
-    return {name: verb for brought in hooks.fire("core_verbs") if isinstance(brought, dict) for name, verb in brought.items()}
+    return {
+        name: verb
+        for brought in hooks.fire("core_verbs")
+        if isinstance(brought, dict)
+        for name, verb in brought.items()
+    }

@@ -106,7 +106,9 @@ def _recipe(layers: list[Layer], registry: Registry) -> list[Layer]:
     row = found.row
     systems = [layer.entries["system"] for layer in layers if "system" in layer.entries]
     if systems and registry.find("system", str(systems[-1][0]), systems[-1][1]).row.name != row.system:
-        raise UserError(f"recipe {row.name!r} ({origin}) is for system {row.system!r}, not {systems[-1][0]!r} ({systems[-1][1]})")
+        raise UserError(
+            f"recipe {row.name!r} ({origin}) is for system {row.system!r}, not {systems[-1][0]!r} ({systems[-1][1]})"
+        )
     entries = {"system": row.system} | flatten(row.preset) | found.values
     return [Layer("recipe", {key: (value, f"recipe {row.name}") for key, value in entries.items()})]
 
@@ -115,8 +117,8 @@ def _one_budget(resolved: Resolved) -> None:
     steps, epochs = resolved.settings["train.steps"], resolved.settings["train.epochs"]
     if steps.value and epochs.value and len(steps.chain) > 1:
         raise UserError(
-            f"train.steps = {steps.value} ({steps.origin}) and train.epochs = {epochs.value:g} ({epochs.origin}) both say "
-            "how long to train; give one (0 takes a value back)"
+            f"train.steps = {steps.value} ({steps.origin}) and train.epochs = {epochs.value:g} ({epochs.origin}) both "
+            "say how long to train; give one (0 takes a value back)"
         )
 
 

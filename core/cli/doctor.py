@@ -43,7 +43,9 @@ def main(words: list[str]) -> int:
     problems += [f"{b.origin}: {b.reason}" for b in registry.broken]
     for kind, name, claims, winner in registry.clashes():
         if winner is None:
-            problems.append(f"{kind} {name!r} is claimed by {', '.join(r.qualified for r in claims)}: settle it with [prefer]")
+            problems.append(
+                f"{kind} {name!r} is claimed by {', '.join(r.qualified for r in claims)}: settle it with [prefer]"
+            )
         else:
             print(f"clash        {kind} {name}: {winner.qualified} answers of {', '.join(r.qualified for r in claims)}")
     for wish, distribution in registry.prefer.items():
@@ -62,7 +64,10 @@ def main(words: list[str]) -> int:
             except UserError as error:
                 problems.append(str(error))
     others = sorted({r.origin.name for k in registry.kinds() for r in registry.rows(k)} - {BUILTIN})
-    print(f"pieces       {count} in {len(registry.kinds())} kinds" + (f", also from {', '.join(others)}" if others else ""))
+    print(
+        f"pieces       {count} in {len(registry.kinds())} kinds"
+        + (f", also from {', '.join(others)}" if others else "")
+    )
     for problem in problems:
         print(f"problem      {problem}")
     print("all is well" if not problems else f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")

@@ -17,7 +17,9 @@ The installed pieces, by kind: name, what it is, and who brought it where that i
 
 def main(words: list[str]) -> int:
     kinds = [w for w in words if not w.startswith("-")]
-    said = take_apart([w for w in words if w.startswith("-")], switches={"-h": "help", "--help": "help", "--json": "json"}, options={})
+    said = take_apart(
+        [w for w in words if w.startswith("-")], switches={"-h": "help", "--help": "help", "--json": "json"}, options={}
+    )
     if "help" in said.switches:
         print(HELP)
         return 0

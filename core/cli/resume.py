@@ -26,7 +26,9 @@ def main(words: list[str]) -> int:
     path = Path(words[0])
     said = take_apart(words[1:], switches={"-q": "quiet", "--quiet": "quiet"}, options={})
     if said.overrides or said.files:
-        raise UserError(f"a run goes on as it began; {(said.overrides + said.files)[0]} would change it. Use `core run`")
+        raise UserError(
+            f"a run goes on as it began; {(said.overrides + said.files)[0]} would change it. Use `core run`"
+        )
     read_record(path)
     config = path / "config.toml"
     if not config.exists():

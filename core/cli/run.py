@@ -94,7 +94,8 @@ def _help() -> str:
         names = [row.spoken for row in registry.rows(kind)]
         slots.append(f"  {'--' + kind + ' NAME':30} {', '.join(names)}")
     train = [
-        f"  {'--train.' + f.name + ' ' + _placeholder(f.spell()):42} {f.help} ({_default(f.default)})" for f in fields(Train)
+        f"  {'--train.' + f.name + ' ' + _placeholder(f.spell()):42} {f.help} ({_default(f.default)})"
+        for f in fields(Train)
     ]
     return HELP.format(slots="\n".join(slots), train="\n".join(train))
 
@@ -105,5 +106,3 @@ def _placeholder(spelled: str) -> str:
 
 def _default(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 from core.cli.choose import Words
-from core.config import Resolved, structure
+from core.config import Resolved
 from core.errors import UserError
 from core.kinds import Job
 from core.names import Text
+from core.structure import structure
 
 
 def count_seeds(text: str) -> int:

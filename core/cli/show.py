@@ -9,11 +9,11 @@ from typing import Any
 
 import attrs
 
-from core.config import structure
 from core.errors import UserError
 from core.names import near
 from core.params import Field, fields
 from core.registry import KINDS, installed
+from core.structure import structure
 
 HELP = """usage: core show KIND NAME
 
