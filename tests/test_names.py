@@ -138,15 +138,16 @@ def test_a_pattern_without_holes_is_its_own_text(pattern: str, name: str) -> Non
 
 @law
 @given(
-    name=NAMES.filter(lambda n: len(n) > 5),
-    place=st.integers(0, 4),
+    name=st.permutations(string.ascii_lowercase).flatmap(
+        lambda abc: st.integers(5, 12).map(lambda n: "".join(abc[:n]))
+    ),
+    place=st.integers(0, 3),
     others=st.lists(st.sampled_from(["full", "causal", "tissue"])),
 )
 def test_a_swapped_pair_of_letters_is_recognised(name: str, place: int, others: list[str]) -> None:
-    """Two neighbouring letters the wrong way round still find the name."""
+    """In a name of five letters or more, two neighbours the wrong way round still find it."""
     swapped = name[:place] + name[place + 1] + name[place] + name[place + 2 :]
-    assert nearest(swapped, [*others, name]) in {name, *others}
-    assert nearest(swapped, [name]) == name
+    assert nearest(swapped, [*others, name]) == name
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,12 @@ def resolve_run(files: Collection[str], overrides: Collection[str], flags: Seque
 
     registry = installed()
     layers = [*map(file_layer, files), env_layer(os.environ), cli_layer([*overrides], flags)]
-    recipe = _recipe(layers, registry)
-    resolved = resolve(Run, [*recipe, *layers], registry)
+    layers = [*_recipe(layers, registry), *layers]
+    resolved = resolve(Run, layers, registry)
+    if resolved.settings["train.epochs"].value and len(resolved.settings["train.steps"].chain) == 1:
+        # Written down as 0, the default steps do not contradict the epochs when the configuration is read again.
+        layers = [Layer("epochs", {"train.steps": (0, "train.epochs decides")}), *layers]
+        resolved = resolve(Run, layers, registry)
     _one_budget(resolved)
     return resolved
 
@@ -115,7 +119,7 @@ def _recipe(layers: list[Layer], registry: Registry) -> list[Layer]:
 
 def _one_budget(resolved: Resolved) -> None:
     steps, epochs = resolved.settings["train.steps"], resolved.settings["train.epochs"]
-    if steps.value and epochs.value and len(steps.chain) > 1:
+    if steps.value and epochs.value:
         raise UserError(
             f"train.steps = {steps.value} ({steps.origin}) and train.epochs = {epochs.value:g} ({epochs.origin}) both "
             "say how long to train; give one (0 takes a value back)"
