@@ -15,6 +15,8 @@ import pluggy
 from core.registry import Registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from core.train.rundir import RunDir
 
 hookspec = pluggy.HookspecMarker("core")
@@ -45,8 +47,8 @@ class Specs:
         """Further verbs of the command `core`: name -> function of the words behind it, returning the exit status."""
 
     @hookspec
-    def core_report_sections(self, run: RunDir) -> list[tuple[str, str]]:  # type: ignore[empty-body]
-        """Further sections of the report: (title, plain text)."""
+    def core_report_sections(self, path: Path) -> list[tuple[str, str]]:  # type: ignore[empty-body]
+        """Further sections of the report of the run in directory `path`: pairs of title and plain text."""
 
 
 class Hooks:

@@ -19,16 +19,17 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: nan or infinity, which have no canonical form, or a type or key that JSON does not know.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value in the types of JSON: tuples as lists, -0.0 as 0.0."""
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise ValueError("a key that is no text has no canonical form")
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return value + 0.0
     if value is None or isinstance(value, (bool, int, str)):
@@ -43,7 +44,7 @@ def digest(value: Any) -> str:
 
 def run_identity(resolved: Resolved, fingerprint: str, device: str) -> dict[str, Any]:
     """What makes a run this run: resolved values, who implements each piece, the data, the device class."""
-    config = {p: s.value for p, s in resolved.settings.items() if s.identity and s.row is None and p != "data.path"}
+    config = {p: s.value for p, s in resolved.settings.items() if s.identity and s.row is None}
     parts = {
         p: f"{s.row.qualified}@{s.row.revision}"
         for p, s in resolved.settings.items()

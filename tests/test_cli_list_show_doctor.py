@@ -250,7 +250,9 @@ class TestShadows:
     def test_a_folder_that_is_no_package_hides_nothing(self, tmp_path: Path) -> None:
         """A folder without `__init__.py` (somebody's collection of plugins) is no obstacle."""
         (tmp_path / "plugins").mkdir()
-        assert python("-m", "core", "show", "ffn", "dense", cwd=tmp_path).returncode == 0
+        assert python("-m", "core", "list", cwd=tmp_path).returncode == 0
+        said = python("-c", "import plugins.executors.local as ours; print(ours.__file__)", cwd=tmp_path)
+        assert Path(said.stdout.strip()) == ROOT / "plugins" / "executors" / "local.py"
 
 
 class TestHelp:

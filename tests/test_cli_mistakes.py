@@ -347,6 +347,8 @@ def test_pieces_that_do_not_fit_are_told_before_anything_is_trained(core: Callab
         ["--metric", "rssd"],
         ["--position_path", "none"],
         ["--train.lr", ".001"],
+        ["--train.epochs", "2"],
+        ["--train.epochs", "2", "--train.steps", "0"],
         ["--train.betas", "[0.9, 0.99]"],
         ["--rotate"],
         ["--rotate", "false"],

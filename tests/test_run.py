@@ -57,6 +57,8 @@ def test_the_report_is_one_file_without_network_or_scripts_from_elsewhere(run: P
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!data:|#)[a-z/]""", html)
     assert html.count("data:image/svg+xml;base64,") >= 5
     assert "mean position" in html
+    assert "test holds out whole: section3" in html
+    assert "neighbours of valid cells are in train" in html
     assert "gated_headwise" in html
 
 

@@ -53,13 +53,14 @@ def test_a_full_disk_fails_the_run_keeps_the_last_checkpoint_and_the_rerun_finis
 
 
 @pytest.mark.slow
-def test_a_file_size_limit_of_the_kernel_is_a_clean_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [24, 64, 400])
+def test_a_file_size_limit_of_the_kernel_is_a_clean_failure(tmp_path: Path, blocks: int) -> None:
     """`ulimit -f` makes the real write fail: exit 1, no traceback, no run that pretends to be complete."""
     words = " ".join(
         f"'{w}'" for w in command("run", *(w for w in ARGS if "width" not in w), "--width=64", "-o", "run")
     )
     limited = subprocess.run(
-        ["bash", "-c", f"ulimit -f 64; exec {words}"],
+        ["bash", "-c", f"ulimit -f {blocks}; exec {words}"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -159,3 +160,59 @@ def test_a_damaged_checkpoint_is_named(
     capsys.readouterr()
     assert main(["run", *ARGS, "-o", "run"]) == 1
     assert f"{newest.name}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_force_takes_no_directory_from_a_live_run(tmp_path: Path) -> None:
+    """--force is refused while the run goes on, and the live run is left as it was."""
+    long = [*SMALL, "--train.steps=100000", "-q", "-o", "run"]
+    first = subprocess.Popen(command("run", *long), cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and first.poll() is None:
+        try:
+            first.wait(timeout=0.01)
+        except subprocess.TimeoutExpired:
+            continue
+    second = core("run", *ARGS, "-o", "run", "--force", cwd=tmp_path)
+    alive = first.poll() is None
+    first.kill()
+    first.wait()
+    assert alive
+    assert second.returncode == 2
+    assert "in use by another process" in second.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_folders_that_are_no_runs_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A user's own files, one called `lock` among them, are neither moved nor deleted, with --force or without."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lock").write_text("mine")
+    (tmp_path / "paper.txt").write_text("mine")
+    for words in ([], ["--force"]):
+        assert main(["run", *ARGS, "-o", ".", *words]) == 2
+        assert "paper.txt" in capsys.readouterr().err
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"lock": "mine", "paper.txt": "mine"}
+
+
+def test_weights_that_are_not_finite_never_reach_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A last step that ruins the weights is noticed at its validation."""
+    monkeypatch.chdir(tmp_path)
+    words = [w for w in SMALL if "warmup" not in w]
+    assert main(["run", *words, "--train.steps=1", "--train.lr=1e30", "--train.warmup=0", "-q", "-o", "run"]) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert status(tmp_path / "run") == "failed"
+
+
+def test_a_stored_run_does_not_listen_to_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """`core resume` and `core report` read the directory alone."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *ARGS, "-o", "run"]) == 0
+    monkeypatch.setenv("CORE_SEED", "3")
+    assert main(["resume", "-q", "run"]) == 0
+    assert main(["report", "run"]) == 0
+    assert "ridge" in capsys.readouterr().out

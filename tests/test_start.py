@@ -72,9 +72,9 @@ def test_listing_imports_neither_torch_nor_numpy_nor_any_plugin(
 
 
 def test_the_check_sees_what_is_imported(crowd: Path, tmp_path: Path) -> None:
-    """The same look at a verb that does load a piece finds torch and the plugin: the law above can fail."""
-    said = python("-P", "-c", AFTER, "show", "gate", "headwise", cwd=tmp_path, path=[crowd])
-    assert {"torch", "numpy", "plugins", "plugins.gates.headwise"} <= {*said.stderr.split()}
+    """The same look at a verb that does load a piece finds kinds and the plugin: the law above can fail."""
+    said = python("-P", "-c", AFTER, "show", "executor", "local", cwd=tmp_path, path=[crowd])
+    assert {"core.kinds", "plugins", "plugins.executors.local"} <= {*said.stderr.split()}
     assert not any(name.startswith("acme") for name in said.stderr.split())
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import toml
+from core.cli.choose import resolve_run
 from core.config import Layer, Resolved, resolve
 from core.errors import UserError
 from core.files import sync_file, write_atomic, write_json
@@ -204,3 +205,33 @@ def test_a_configuration_that_says_none_says_it_in_words(tmp_path: Path) -> None
     assert "extra" not in doc
     with pytest.raises(UserError, match="expected float, got 'none'"):
         resolve(Root, [Layer("f", {"ffn.rate": ("none", "f.toml:1")})], FAKES)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--train.epochs", "2"],
+        ["--train.epochs", "2", "--train.steps", "0"],
+        ["--recipe", "rectified_flow", "--path", "cosine"],
+        ["--attention", "gated_headwise", "--gate.bias", "-2", "--attention.heads", "4"],
+        ["--attention", "linear", "--attention.features", "elu"],
+        ["--ffn", "moe8x2(jitter=0.1)", "--position_path", "cond_ot"],
+        ["--metrics", "contact_f1(percentile=0.05),rssd", "--expression_loss", "mse"],
+        ["--metrics", "", "--rotate", "--train.betas", ".9,.95"],
+        ["--data", "cells (1).h5ad", "--data.section", 'the "third", # 3'],
+    ],
+    ids=" ".join,
+)
+def test_a_run_is_repeated_from_its_own_configuration(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`core run config.toml`, as `core resume`, resolves to values, pieces and identity of the run that wrote it."""
+    monkeypatch.chdir(tmp_path)
+    resolved = resolve_run([], words)
+    (tmp_path / "config.toml").write_text(toml.dump(resolved), encoding="utf-8")
+    again = resolve_run(["config.toml"], [])
+    assert values(again) == values(resolved)
+    assert again.root == resolved.root
+    assert identity(again) == identity(resolved)
+    assert again.notes == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import attrs
 
@@ -74,9 +75,17 @@ def _a_file(word: str) -> str:
     if word.endswith(".toml"):
         return word
     registry = installed()
-    homes = [row.kind for kind in registry.kinds() for row in registry.rows(kind) if row.name == word]
+    homes = [kind for kind in registry.kinds() if kind != "data" and _is_name(registry, kind, word)]
     hint = f"; did you mean --{homes[0]} {word}?" if homes else "; pieces are chosen with --attention NAME and the like"
     raise UserError(f"{word!r} is no configuration file (.toml){hint}")
+
+
+def _is_name(registry: Registry, kind: str, word: str) -> bool:
+    try:
+        registry.find(kind, word)
+    except UserError:
+        return False
+    return True
 
 
 def resolve_run(files: Collection[str], overrides: Collection[str], flags: Sequence[str] = ()) -> Resolved:
@@ -85,10 +94,26 @@ def resolve_run(files: Collection[str], overrides: Collection[str], flags: Seque
     Raises:
         UserError: see `core.config.resolve`; also a recipe of another system, or steps and epochs both given.
     """
+    layers = [*map(file_layer, files), env_layer(os.environ), cli_layer([*overrides], flags)]
+    return _resolve(layers)
+
+
+def resolve_stored(run: Path) -> Resolved:
+    """The configuration that a run directory holds, whatever the environment says.
+
+    Raises:
+        UserError: there is none, or its pieces are no longer installed.
+    """
+    config = run / "config.toml"
+    if not config.exists():
+        raise UserError(f"{run} was left before its configuration was written; give the first command again")
+    return _resolve([file_layer(str(config))])
+
+
+def _resolve(layers: list[Layer]) -> Resolved:
     from core.train.settings import Run
 
     registry = installed()
-    layers = [*map(file_layer, files), env_layer(os.environ), cli_layer([*overrides], flags)]
     layers = [*_recipe(layers, registry), *layers]
     resolved = resolve(Run, layers, registry)
     if resolved.settings["train.epochs"].value and len(resolved.settings["train.steps"].chain) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.cli.choose import resolve_run, take_apart
+from core.cli.choose import resolve_stored
 from core.cli.run import conclude
 from core.errors import UserError
 
@@ -23,16 +23,15 @@ def main(words: list[str]) -> int:
     from core.train.rundir import read_record
     from core.train.session import execute, open_run
 
-    path = Path(words[0])
-    said = take_apart(words[1:], switches={"-q": "quiet", "--quiet": "quiet"}, options={})
-    if said.overrides or said.files:
+    quiet = [w for w in words if w in ("-q", "--quiet")]
+    rest = [w for w in words if w not in quiet]
+    if len(rest) != 1 or rest[0].startswith("-"):
+        odd = next((w for w in rest if w.startswith("-")), " ".join(rest))
         raise UserError(
-            f"a run goes on as it began; {(said.overrides + said.files)[0]} would change it. Use `core run`"
+            f"`core resume` takes one run directory, which goes on as it began, not {odd!r}. Use `core run`"
         )
+    path = Path(rest[0])
     read_record(path)
-    config = path / "config.toml"
-    if not config.exists():
-        raise UserError(f"{path} was left before its configuration was written; give the first command again")
-    opened = open_run(resolve_run([str(config)], []))
-    result = execute(opened, str(path), force=False, quiet="quiet" in said.switches, argv=["core", "resume", *words])
+    opened = open_run(resolve_stored(path))
+    result = execute(opened, str(path), force=False, quiet=bool(quiet), argv=["core", "resume", *words])
     return conclude(*result)

@@ -222,7 +222,10 @@ def _ceiling(own: dict[str, Score], ceiling: list[Score]) -> list[str]:
     above = [s for s in ceiling if _better(own[s.metric], s)]
     if above:
         pairs = _list([f"{_short(s)} ({number(own[s.metric].value)} against {number(s.value)})" for s in above])
-        return [f"It also passes the ceiling on {pairs}: look for a leak before believing it."]
+        return [
+            f"It also passes the ceiling on {pairs}: possible where the ceiling is made for another score; "
+            "else look for a leak."
+        ]
     first = ceiling[0]
     return [f"The ceiling is {number(first.value)} on {_short(first)}, the model {number(own[first.metric].value)}."]
 

@@ -18,7 +18,8 @@ CAPTIONS = {
     "learning_curves": (
         "Learning curves",
         "Loss on training batches and on the validation split, by optimiser step. Validation uses the averaged weights "
-        "and the same times and noise every time. Lower is better.",
+        "and the same times and noise every time. A batch may be nearly clean or nearly pure noise, so single training "
+        "points jump. Lower is better.",
     ),
     "expert_load": (
         "Expert load",
@@ -61,17 +62,40 @@ def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] 
         subtitle=f"run {record['digest'][:16]}, {record['parameters']:,} parameters, "
         f"{record['flops_per_step'] / 1e9:.3g} GFLOP a training step",
         verdicts=verdicts(evaluation.scores),
-        notes=evaluation.notes,
+        notes=(*_split(record["data"]), *evaluation.notes),
         tables=tuple(score_tables(evaluation.scores)),
         figures=tuple(figures),
         texts=(
             *(Text(title=title, text=text) for title, text in sections),
+            Text(title="Data: sizes, splits, how they were prepared", text=_data(record["data"])),
             Text(title="Configuration and where each value came from", text=(run / "config.toml").read_text("utf-8")),
             Text(title="Provenance", text=_provenance(record)),
         ),
     )
     write_page(run / "report.html", page)
     return run / "report.html"
+
+
+def _split(card: dict[str, Any]) -> list[str]:
+    """Who was held out, and what leaks, in the words of the data."""
+    facts = card["facts"]
+    told = [f"Data: {', '.join(f'{n:,} {name}' for name, n in card['splits'].items())} items."]
+    return told + [f"{key.capitalize()}: {facts[key]}." for key in ("split", "transform", "source") if key in facts]
+
+
+def _data(card: dict[str, Any]) -> str:
+    rows = {"name": card["name"], **card["sizes"], **card["facts"], "fingerprint": card["fingerprint"]}
+    lines = []
+    for key, value in rows.items():
+        if isinstance(value, dict):
+            lines += [f"{key}:"] + [f"  {name}: {_told(inner)}" for name, inner in value.items()]
+        else:
+            lines.append(f"{key}: {value}")
+    return "\n".join(lines)
+
+
+def _told(value: Any) -> str:
+    return ", ".join(f"{v} {k}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _svg(figure: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -51,18 +52,25 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
         sync_folder(folder)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors wrap a full disk into errors of their own.
         shutil.rmtree(temporary, ignore_errors=True)
         last = latest(run)
         stands = f"The checkpoint of step {last[0]} stands" if last else "There is no earlier checkpoint"
         raise RunFailed(
-            f"the checkpoint of step {checkpoint.step} could not be written to {folder}: {error}. {stands}; "
-            "make room and give the same command to go on"
+            f"the checkpoint of step {checkpoint.step} could not be written to {folder} ({_room(run)}): {error}. "
+            f"{stands}; make room and give the same command to go on"
         ) from error
     for _, old in _found(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _room(run: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(run).free / 2**20:,.0f} MiB free there"
+    except OSError:
+        return "free space unknown"
 
 
 def latest(run: Path) -> tuple[int, Path] | None:

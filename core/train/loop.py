@@ -16,6 +16,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from core.errors import RunFailed
 from core.kinds import Batch, Source, Split, Strategy, System, Terms, Track
 from core.train.average import Average
 from core.train.checkpoint import Checkpoint, latest, load, save
@@ -112,6 +113,8 @@ class Trainer:
             due = settings.validate_every and step % settings.validate_every == 0
             if due or step == self.total:
                 valid = self.validate()
+                if not all(math.isfinite(value) for value in valid.values()):
+                    raise self._not_finite(step)
                 track.log(step, valid)
                 listener.valid(step, valid)
                 self._judge(valid["valid/loss"])
@@ -120,7 +123,7 @@ class Trainer:
         if self._stale():
             listener.say(f"stopped early at step {self.place.step}: no better validation in {settings.patience} tries")
         self.checkpoint(run)
-        return True
+        return not stop()
 
     def checkpoint(self, run: RunDir) -> None:
         """Write the state after the current step."""
@@ -175,7 +178,12 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
         if not torch.isfinite(norm):
             raise name_culprit(self.model, lambda: self._forward(batch, draw).total(), step + 1)
-        self.optimiser.step()
+        try:
+            self.optimiser.step()
+        except RuntimeError as error:
+            raise RunFailed(
+                f"step {step + 1}: the optimiser cannot take the step ({error}); lower --train.lr"
+            ) from error
         self.average.update(self.model, step)
         self.place.step += 1
         return numbers | {"lr": self.optimiser.param_groups[0]["lr"], "grad_norm": float(norm)}
@@ -197,6 +205,11 @@ class Trainer:
         better = loss < self.place.best
         self.place.best = min(loss, self.place.best)
         self.place.stale = 0 if better else self.place.stale + 1
+
+    def _not_finite(self, step: int) -> RunFailed:
+        bad = [n for n, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
+        what = f"{len(bad)} parameters are not finite, the first is {bad[0]}" if bad else "all parameters are finite"
+        return RunFailed(f"step {step}: the validation loss is not finite ({what}); try a lower --train.lr")
 
     def _stale(self) -> bool:
         return bool(self.settings.patience) and self.place.stale >= self.settings.patience

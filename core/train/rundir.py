@@ -12,7 +12,7 @@ import attrs
 
 from core.errors import UserError
 from core.files import write_atomic, write_json
-from core.identity import digest
+from core.identity import digest, plain
 
 SCHEMA = 1
 UNFINISHED = "running", "stopped", "failed"
@@ -39,20 +39,12 @@ class RunDir:
         Raises:
             UserError: the directory cannot be written, is in use, holds something else, or holds another run.
         """
-        if force and path.exists():
-            _set_aside(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = (path / "lock").open("a+")
-        except OSError as error:
-            raise UserError(
-                f"run directory {path} cannot be written ({error.strerror}); choose another with -o"
-            ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise UserError(f"{path} is in use by another process; wait for it, or choose another -o") from None
+        path = path.absolute()
+        _refuse_strangers(path)
+        if force and (path / "run.json").exists():
+            with _locked(path):  # a run that is still going on keeps its directory
+                _set_aside(path)
+        lock = _locked(path)
         try:
             return cls(path, _record(path, identity, record), lock)
         except BaseException:
@@ -99,10 +91,6 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _record(path: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     if not (path / "run.json").exists():
-        strangers = [p.name for p in path.iterdir() if p.name != "lock" and not p.name.endswith(".tmp")]
-        if strangers:
-            (path / "lock").unlink(missing_ok=True)
-            raise UserError(f"{path} is no run directory and not empty ({strangers[0]}, ...); choose a new one with -o")
         fresh = {
             "schema": SCHEMA,
             "status": "running",
@@ -120,10 +108,36 @@ def _record(path: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) 
     return old
 
 
+def _refuse_strangers(path: Path) -> None:
+    """A folder that holds something else than a run is left as it is."""
+    try:
+        there = [p.name for p in path.iterdir()] if path.is_dir() else []
+    except OSError as error:
+        raise UserError(f"run directory {path} cannot be read ({error.strerror}); choose another with -o") from None
+    strangers = [name for name in there if name != "lock" and not name.endswith(".tmp")]
+    if strangers and "run.json" not in there:
+        raise UserError(f"{path} is no run directory and not empty ({strangers[0]}, ...); choose a new one with -o")
+
+
+def _locked(path: Path) -> IO[str]:
+    """The directory's lock, held; it is let go when the file is closed or the process ends."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / "lock").open("a+")
+    except OSError as error:
+        raise UserError(f"run directory {path} cannot be written ({error.strerror}); choose another with -o") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(f"{path} is in use by another process; wait for it, or choose another -o") from None
+    return lock
+
+
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     flat_there, flat_here = (
         {**{k: v for k, v in i.items() if k not in ("config", "parts")}, **i.get("parts", {}), **i.get("config", {})}
-        for i in (there, here)
+        for i in (there, plain(here))
     )
     keys = [k for k in {**flat_there, **flat_here} if flat_there.get(k) != flat_here.get(k)]
     told = "; ".join(

@@ -85,6 +85,8 @@ def cost_of(opened: Opened) -> Cost:
         return measure(opened.run.system, opened.card)
     except ValueError as error:
         raise UserError(f"these pieces do not fit together: {error}") from None
+    except (RuntimeError, OverflowError) as error:
+        raise UserError(f"a model of this size cannot be made: {error}") from None
 
 
 def execute(opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: list[str]) -> tuple[Path, str]:
@@ -101,7 +103,7 @@ def execute(opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: 
     record = {
         "system": opened.resolved.settings["system"].value,
         "seed": opened.run.seed,
-        "data": {"name": opened.card.name, "fingerprint": opened.card.fingerprint},
+        "data": attrs.asdict(opened.card),
         "parameters": cost.parameters,
         "flops_per_step": cost.flops,
         "started": _now(),
@@ -115,7 +117,7 @@ def execute(opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: 
             return run.path, "done"
         try:
             return run.path, _go(run, opened, progress, hooks, argv)
-        except (KeyboardInterrupt, RunFailed, UserError, Exception) as error:
+        except (KeyboardInterrupt, Exception) as error:
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             reason = "interrupted" if status == "stopped" else f"{type(error).__name__}: {error}"
             _settle(run, status, reason, hooks)
@@ -146,6 +148,8 @@ def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: lis
         torch.use_deterministic_algorithms(True)
     progress.say(f"run {run.path}")
     progress.say(f"data {_told(opened.card)}")
+    if "split" in opened.card.facts:
+        progress.say(f"split {opened.card.facts['split']}")
     progress.say(
         f"model {run.record['parameters']:,} parameters, {run.record['flops_per_step'] / 1e9:.3g} GFLOP a step"
     )
@@ -186,8 +190,7 @@ def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: lis
     progress.say("evaluating on held-out data")
     evaluation, gates = evaluate(trainer)
     save_evaluation(run, evaluation, gates)
-    sections = [tuple(s) for found in hooks.fire("core_report_sections", run=run) for s in found]
-    write_report(run.path, opened.run.system, sections)
+    write_report(run.path, opened.run.system, report_sections(hooks, run.path))
     run.set(status="done", ended=_now(), steps=trainer.place.step)
     hooks.fire("core_run_end", run=run, status="done")
     return "done"
@@ -200,6 +203,18 @@ def evaluate(trainer: Trainer) -> tuple[Evaluation, dict[str, Any]]:
     with trainer.evaluating():
         evaluation = trainer.system.evaluate(trainer.model, trainer.source, "test", Streams(trainer.streams.seed))
     return evaluation, gates
+
+
+def report_sections(hooks: Hooks, path: Path) -> list[tuple[str, str]]:
+    """The sections that third parties add to a report; what is no pair of texts is left out and told."""
+    sections = []
+    for brought in hooks.fire("core_report_sections", path=path):
+        for section in brought if isinstance(brought, (list, tuple)) else [brought]:
+            if isinstance(section, (list, tuple)) and len(section) == 2 and all(isinstance(t, str) for t in section):
+                sections.append((section[0], section[1]))
+            else:
+                hooks.warn(f"hook core_report_sections gave {section!r}, which is no (title, text); it is left out")
+    return sections
 
 
 @contextmanager

@@ -81,7 +81,11 @@ class AnnDataFile:
         kind = node.attrs.get("encoding-type", "array")
         if kind not in ("array", "csr_matrix", "csc_matrix"):
             raise UserError(f"{self.name}: {where} is stored as {kind!r}, and a dense, CSR or CSC matrix is wanted")
-        shape = tuple(int(n) for n in (node.shape if kind == "array" else node.attrs["shape"]))
+        with self._reading(where):
+            shape = tuple(int(n) for n in (node.shape if kind == "array" else node.attrs["shape"]))
+            stored = (node if kind == "array" else node["data"]).dtype
+        if stored.kind not in "buif":
+            raise UserError(f"{self.name}: {where} holds {stored}, and real numbers are wanted: save it as floats")
         if shape != self.shape:
             raise UserError(
                 f"{self.name}: {where} is {shape[0]} x {shape[-1]} and obs x var is {self.shape[0]} x {self.shape[1]}: "

@@ -22,7 +22,7 @@ LEAST = 2
 @final
 @params
 class Cut:
-    """Which cells are trained on, which choose a checkpoint, which judge."""
+    """Which cells are trained on, which are watched during training, which judge."""
 
     by: Literal["auto", "section", "cell"] = knob(
         "auto",

@@ -166,6 +166,6 @@ def _positions(file: AnnDataFile, key: str) -> np.ndarray:
             f"{file.name}: obsm[{key!r}] is of shape {values.shape}, and positions are {cells} x 2 or {cells} x 3: "
             f"name another key with `position` (there is: {listed})"
         )
-    if not np.issubdtype(values.dtype, np.number):
+    if values.dtype.kind not in "buif":
         raise UserError(f"{file.name}: obsm[{key!r}] holds {values.dtype}, not numbers: save it as floats")
     return values.astype(np.float64)

@@ -142,6 +142,13 @@ def fit(table: CellTable, train_k: np.ndarray, knobs: Prepare, seen: Survey) -> 
     transform, reason = _choose(table, knobs, seen)
     centre_SP = np.stack([table.position_nP[table.section_n == s].mean(axis=0) for s in range(len(table.sections))])
     away_kP = table.position_nP[train_k] - centre_SP[table.section_n[train_k]]
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = float(np.sqrt(np.square(away_kP).mean()))
+    if not 0 < scale < np.inf:
+        raise UserError(
+            f"{table.where['position']} spreads by {scale} around the centre of a section, which no number can scale: "
+            "give positions in a unit such as micrometres"
+        )
     zeros_G = np.zeros(len(table.genes))
     blank = Preparation(
         transform=transform,
@@ -151,7 +158,7 @@ def fit(table: CellTable, train_k: np.ndarray, knobs: Prepare, seen: Survey) -> 
         mean_G=zeros_G,
         std_G=zeros_G,
         centre_SP=centre_SP,
-        scale=float(np.sqrt(np.square(away_kP).mean())),
+        scale=scale,
     )
     seen_n, mean_G, square_G = 0, zeros_G, zeros_G
     for block in table.blocks(train_k):

@@ -9,17 +9,17 @@ from typing import IO
 
 from core.files import write_atomic
 from core.kinds import Track, Tracker
-from core.params import knob, params
+from core.params import params
+
+FILE = "metrics.jsonl"
 
 
 @params
 class Jsonl(Tracker):
-    """Appends `{"step": ..., name: value, ...}` to a file of the run."""
-
-    file: str = knob("metrics.jsonl", "name of the file inside the run directory")
+    """Appends `{"step": ..., name: value, ...}` to metrics.jsonl of the run."""
 
     def start(self, directory: Path, step: int) -> Track:
-        path = directory / self.file
+        path = directory / FILE
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
         write_atomic(path, "".join(line + "\n" for line in kept))
         return _Track(path.open("a", encoding="utf-8"))

@@ -76,7 +76,10 @@ class Judge:
             "as varied as real cells and therefore further from each of them.",
         ]
         if self.ceiling:
-            notes.append(f"'{CEILING}' knows the simulator; nothing that sees the data alone can do better on average.")
+            notes.append(
+                f"'{CEILING}' is the mean that the simulator itself, which knows its truth, would predict: the least "
+                "squared error possible. On scores that are no squared error something may come out above it."
+            )
         return Evaluation(scores=scores, notes=tuple(notes), arrays=self.arrays)
 
     def _keep(self, name: str, unit: Batch, true: Arms, arms: dict[str, Arms], source: Source) -> None:

@@ -23,7 +23,7 @@ class Network(nn.Module):
     """Noisy expression and positions, each at its own time, to clean ones.
 
     Every layer is told both times by scale and shift of its norms (Peebles & Xie 2023, arXiv:2212.09748, adaLN), and
-    padding is respected in every layer. Outputs are raw: `Denoiser` weighs them against the input.
+    padding is respected in every layer. Outputs are raw: the system weighs them against the input.
     """
 
     def __init__(

@@ -81,6 +81,10 @@ class Spatial(System):
         "what the evaluation reports",
     )
 
+    def __attrs_post_init__(self) -> None:
+        if not self.expression_loss or not self.position_loss or not self.metrics:
+            raise ValueError("expression_loss, position_loss and metrics each need at least one name")
+
     def build(self, card: Card) -> nn.Module:
         return Network(
             card,
@@ -106,6 +110,7 @@ class Spatial(System):
         data = {m: batch.fields[m] for m in MODALITIES}
         if self.rotate:
             data["position"] = data["position"] @ _frames(data["position"], streams.generator("frame", step))
+        data["position"] = _centred(data["position"], real)
         times = self.time.draw(real.shape[0], MODALITIES, streams.generator("time", step))
         times = {m: t.to(real.device) for m, t in times.items()}
         noise = _noise(data, real, streams.generator("noise", step))
