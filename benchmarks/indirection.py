@@ -106,6 +106,7 @@ class ByHand(nn.Module):
 def step(net: ByHand, expression: Tensor, place: Tensor, seed: int, number: int, times_of: object) -> Tensor:
     """Loss of one batch of unpadded sets: cosine path, data prediction, distances and coordinates."""
     streams, sets = Streams(seed), len(expression)
+    place = place - place.mean(1, keepdim=True)
     drawn = times_of.draw(sets, ("expression", "position"), streams.generator("time", number))  # type: ignore[attr-defined]
     times = [drawn["expression"], drawn["position"]]
     generator = streams.generator("noise", number)

@@ -229,7 +229,7 @@ def test_verdict():
         (
             [score(a, "fit", v) for a, v in {"model": 0.9, "mean": 0.1, "random": 0.1, "ceiling": 0.8}.items()],
             "On 'left to right' the model beats mean and random on 1 of 1 metric. It also passes the ceiling on fit "
-            "(0.900 against 0.800): look for a leak before believing it.",
+            "(0.900 against 0.800): possible where the ceiling is made for another score; else look for a leak.",
         ),
         (
             [score("model", "fit", 0.9, units=1), score("random", "fit", 0.1, units=1)],
