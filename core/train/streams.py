@@ -67,14 +67,19 @@ class Stochastic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._generator = torch.Generator()
+        self._seed: int | None = None
 
     def reseed(self, seed: int) -> None:
-        self._generator.manual_seed(seed)
+        """The next draw begins the stream of `seed`; one that never comes costs nothing."""
+        self._seed = seed
 
     def uniform(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
         """U[0, 1) of a shape on `like`'s device, drawn on the CPU so that devices agree."""
         if like.is_meta:
             return torch.empty(shape, device="meta")
+        if self._seed is not None:
+            self._generator.manual_seed(self._seed)
+            self._seed = None
         return torch.rand(shape, generator=self._generator).to(like.device)
 
 
