@@ -218,7 +218,7 @@ def test_a_configuration_that_says_none_says_it_in_words(tmp_path: Path) -> None
         ["--attention", "linear", "--attention.features", "elu"],
         ["--ffn", "moe8x2(jitter=0.1)", "--position_path", "cond_ot"],
         ["--metrics", "contact_f1(percentile=0.05),rssd", "--expression_loss", "mse"],
-        ["--metrics", "", "--rotate", "--train.betas", ".9,.95"],
+        ["--metrics", "rssd", "--rotate", "--train.betas", ".9,.95"],
         ["--data", "cells (1).h5ad", "--data.section", 'the "third", # 3'],
     ],
     ids=" ".join,
