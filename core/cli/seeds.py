@@ -32,14 +32,12 @@ def run_seeds(resolved: Resolved, said: Words, count: int) -> int:
     """Run `count` seeds through the configured executor and print mean and spread over seeds."""
     from core.report.console import print_seeds
     from core.report.store import load_evaluation
-    from core.train.session import open_run
 
     first = resolved.root.seed
     out = said.options.get("out")
-    base = Path(out) if out else open_run(resolved).place(None)
     jobs, places = [], {}
     for seed in range(first, first + count):
-        places[seed] = base / f"seed-{seed}" if out else None
+        places[seed] = Path(out) / f"seed-{seed}" if out else None
         words = [*said.files, *_without_seed(said.overrides), "--seed", str(seed), "--quiet"]
         words += ["--force"] if "force" in said.switches else []
         words += ["-o", str(places[seed])] if out else []
