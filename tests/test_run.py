@@ -18,6 +18,7 @@ from core.cli.choose import resolve_run
 from core.errors import UserError
 from core.identity import digest, run_identity
 from core.report.store import load_evaluation
+from core.train.checkpoint import latest, load
 from small import SMALL, core
 
 WORDS = (*SMALL, "--attention=gated_headwise", "--ffn=moe4x2", "--train.steps=6", "-q")
@@ -184,12 +185,57 @@ def test_early_stopping_and_epochs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert steps == 2 * -(-sets // card.sizes["sets_per_batch"])
 
 
+def test_an_early_stop_evaluates_the_best_weights(tmp_path: Path) -> None:
+    """A run that only gets worse is judged as it stood at its first validation, also when it is taken up anew."""
+    words = ["run", *(w for w in SMALL if "warmup" not in w), "-q", "--train.warmup=0", "--train.ema=0"]
+    words += ["--train.validate_every=2", "--train.lr=0.1", "--train.min_lr=1", "--train.clip=0"]
+    assert main([*words, "--train.steps=2", "-o", str(tmp_path / "short")]) == 0
+    assert main([*words, "--train.steps=9", "--train.patience=1", "-o", str(tmp_path / "long")]) == 0
+    state = load(latest(tmp_path / "long")[1])
+    seen = [json.loads(line) for line in (tmp_path / "long" / "metrics.jsonl").read_text().splitlines()]
+    values = [line["valid/loss"] for line in seen if "valid/loss" in line]
+    assert state.step > 2
+    assert state.trainer["place"]["best"] == min(values) == values[0]
+    short, long = (load_evaluation(tmp_path / name) for name in ("short", "long"))
+    assert [score.value for score in long.scores] == [score.value for score in short.scores]
+    (tmp_path / "long" / "evaluation.json").unlink()
+    record = json.loads((tmp_path / "long" / "run.json").read_text()) | {"status": "running"}
+    (tmp_path / "long" / "run.json").write_text(json.dumps(record))
+    assert main([*words, "--train.steps=9", "--train.patience=1", "-o", str(tmp_path / "long")]) == 0
+    assert [score.value for score in load_evaluation(tmp_path / "long").scores] == [s.value for s in short.scores]
+
+
+def test_validation_leaves_out_what_layers_ask_for(tmp_path: Path) -> None:
+    """The balance of a router is trained for, and no part of the validation loss that arms are compared on."""
+    words = ["run", *SMALL, "-q", "--train.steps=2", "--ffn=moe4x2", "-o", str(tmp_path / "run")]
+    assert main([*words, "--train.log_every=1"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for split, whole in (("train", True), ("valid", False)):
+        line = next(line for line in reversed(lines) if f"{split}/loss" in line)
+        terms = {k: v for k, v in line.items() if k.startswith(f"{split}/loss/")}
+        asked = [v for k, v in terms.items() if whole or "balance" not in k]
+        assert any("balance" in k for k in terms)
+        assert line[f"{split}/loss"] == pytest.approx(sum(asked), rel=1e-5)
+
+
 def test_steps_and_epochs_contradict() -> None:
     """Two budgets are an error that names both places."""
     with pytest.raises(
         UserError, match=r"train\.steps = 5 \(CLI --train\.steps\) and train\.epochs = 2 \(CLI --train\.epochs\)"
     ):
         resolve_run([], ["--train.steps=5", "--train.epochs=2"])
+
+
+def test_the_higher_layer_says_how_long(tmp_path: Path) -> None:
+    """Steps on the command line beat epochs of a file, and the other way round."""
+    file = tmp_path / "long.toml"
+    file.write_text("train.epochs = 3\n")
+    found = resolve_run([str(file)], ["--train.steps=5"])
+    assert (found.root.train.steps, found.root.train.epochs) == (5, 0)
+    assert "train.steps decides (CLI --train.steps)" in found.settings["train.epochs"].origin
+    file.write_text("train.steps = 3\n")
+    found = resolve_run([str(file)], ["--train.epochs=2"])
+    assert (found.root.train.steps, found.root.train.epochs) == (0, 2)
 
 
 @pytest.mark.slow
@@ -206,10 +252,10 @@ def test_seeds_run_in_processes_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_seed_that_fails_is_told_and_the_others_stand(tmp_path: Path) -> None:
-    """A directory in the way of seed 1 costs seed 1 only; exit 1."""
+    """A directory in the way of seed 1 costs seed 1 only; the mistake's exit status is the command's."""
     (tmp_path / "many").mkdir()
     (tmp_path / "many" / "seed-1").write_text("in the way")
     done = core("run", *WORDS, "--seeds", "2", "-o", "many", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "seed 1: exit 2" in done.stderr
     assert json.loads((tmp_path / "many" / "seed-0" / "run.json").read_text())["status"] == "done"

@@ -23,13 +23,21 @@ class Terms:
     """What one training step says: named losses, the weight of each, and statistics to log."""
 
     losses: dict[str, Tensor]
+    """how far predictions are from the truth; the same terms whatever pieces the model holds"""
     weights: dict[str, float]
+    """of `losses`; 1 where absent"""
+    auxiliary: dict[str, Tensor] = attrs.field(factory=dict)
+    """what layers ask for beside (a balanced router), weighted already"""
     stats: dict[str, Tensor] = attrs.field(factory=dict)
+
+    def task(self) -> Tensor:
+        """The weighted sum of `losses` alone, which compares between models of different pieces."""
+        parts = [value * self.weights.get(name, 1.0) for name, value in self.losses.items()]
+        return sum(parts[1:], parts[0])
 
     def total(self) -> Tensor:
         """The weighted sum that is differentiated."""
-        parts = [self.losses[k] * self.weights.get(k, 1.0) for k in self.losses]
-        return sum(parts[1:], parts[0])
+        return sum(self.auxiliary.values(), self.task())
 
 
 @attrs.frozen(kw_only=True)

@@ -26,6 +26,8 @@ class Checkpoint:
     model: dict[str, Tensor]
     average: dict[str, Tensor]
     """the averaged weights; empty without averaging"""
+    best: dict[str, Tensor]
+    """the model at its best validation; empty where no early stop asks for it"""
     trainer: dict[str, Any]
     """optimiser state, loader position, best validation"""
 
@@ -44,8 +46,9 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _save_tensors(checkpoint.model, temporary / "model.safetensors")
-        if checkpoint.average:
-            _save_tensors(checkpoint.average, temporary / "average.safetensors")
+        for name, tensors in (("average", checkpoint.average), ("best", checkpoint.best)):
+            if tensors:
+                _save_tensors(tensors, temporary / f"{name}.safetensors")
         torch.save(checkpoint.trainer, temporary / "trainer.pt")
         for file in temporary.iterdir():
             sync_file(file)
@@ -87,11 +90,15 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         model = load_file(path / "model.safetensors")
-        average = load_file(path / "average.safetensors") if (path / "average.safetensors").exists() else {}
+        average, best = (_load_if_there(path / name) for name in ("average.safetensors", "best.safetensors"))
         trainer = torch.load(path / "trainer.pt", weights_only=True, map_location="cpu")
     except Exception as error:
         raise RunFailed(f"checkpoint {path} cannot be read: {error}. Delete it to go on from the one before") from error
-    return Checkpoint(int(path.name.removeprefix("step-")), model, average, trainer)
+    return Checkpoint(int(path.name.removeprefix("step-")), model, average, best, trainer)
+
+
+def _load_if_there(path: Path) -> dict[str, Tensor]:
+    return load_file(path) if path.exists() else {}
 
 
 def _found(run: Path) -> list[tuple[int, Path]]:

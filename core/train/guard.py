@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from core.errors import RunFailed
 
 
-def name_culprit(model: nn.Module, again: Callable[[], Tensor], step: int) -> RunFailed:
+def name_culprit(model: nn.Module, again: Sequence[Callable[[], Tensor]], step: int) -> RunFailed:
     """Repeat the failing step and name the first module whose output, or the last whose gradient, is not finite.
 
     Args:
         model: the model as it stood before the step.
-        again: repeats the step's forward pass, with the same noise, and returns the loss.
+        again: each repeats the forward pass of one batch of the step, with the same noise, and returns the loss.
         step: for the message.
     """
     first: list[str] = []
@@ -24,13 +24,14 @@ def name_culprit(model: nn.Module, again: Callable[[], Tensor], step: int) -> Ru
         module.register_forward_hook(_watch(name or "the model", first)) for name, module in model.named_modules()
     ]
     try:
-        loss = again()
+        losses = [repeat() for repeat in again]
     finally:
         for handle in handles:
             handle.remove()
     advice = "try a lower --train.lr, a smaller --train.clip or --train.precision fp32"
     if first:
         return RunFailed(f"step {step}: the output of {first[0]} is not finite; {advice}")
+    loss = torch.stack(losses).sum()
     if not torch.isfinite(loss):
         return RunFailed(f"step {step}: every module's output is finite but the loss is {loss.item()}; {advice}")
     model.zero_grad(set_to_none=True)

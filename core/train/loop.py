@@ -75,6 +75,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(decaying, lr=settings.lr, betas=(first, second))
         self.called = strategy.wrap(self.model)
         self.place = Place()
+        self.best: dict[str, Tensor] = {}
         self.total = settings.steps
         if settings.epochs:
             batches = math.ceil(settings.epochs * self.train_split.batches(0))
@@ -88,6 +89,7 @@ class Trainer:
         state = load(found[1])
         self.model.load_state_dict(state.model)
         self.average.load(state.average)
+        self.best = state.best
         self.optimiser.load_state_dict(state.trainer["optimiser"])
         self.place = Place(**state.trainer["place"])
         return self.place.step
@@ -123,7 +125,10 @@ class Trainer:
         if self._stale():
             listener.say(f"stopped early at step {self.place.step}: no better validation in {settings.patience} tries")
         self.checkpoint(run)
-        return not stop()
+        if stop():
+            return False
+        self._take_best()
+        return True
 
     def checkpoint(self, run: RunDir) -> None:
         """Write the state after the current step."""
@@ -131,7 +136,7 @@ class Trainer:
         if found is not None and found[0] == self.place.step:
             return
         trainer = {"optimiser": self.optimiser.state_dict(), "place": attrs.asdict(self.place)}
-        state = Checkpoint(self.place.step, self.strategy.gather(self.model), self.average.weights, trainer)
+        state = Checkpoint(self.place.step, self.strategy.gather(self.model), self.average.weights, self.best, trainer)
         save(run.path, state, self.settings.keep)
 
     @torch.no_grad()
@@ -165,19 +170,21 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step, self.total)
         numbers: dict[str, float] = {}
+        again: list[Callable[[], Tensor]] = []
         for micro in range(settings.accumulate):
             draw = step * settings.accumulate + micro
             batch = self._next(self.train_split).to(self.device)
+            again.append(lambda b=batch, d=draw: self._forward(b, d).total())  # type: ignore[misc]
             terms = self._forward(batch, draw)
             loss = terms.total() / settings.accumulate
             if not torch.isfinite(loss):
-                raise name_culprit(self.model, lambda b=batch, d=draw: self._forward(b, d).total(), step + 1)  # type: ignore[misc]
+                raise name_culprit(self.model, again[-1:], step + 1)
             self.strategy.backward(loss)
             for name, value in _numbers(terms, "train").items():
                 numbers[name] = numbers.get(name, 0.0) + value / settings.accumulate
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
         if not torch.isfinite(norm):
-            raise name_culprit(self.model, lambda: self._forward(batch, draw).total(), step + 1)
+            raise name_culprit(self.model, again, step + 1)
         try:
             self.optimiser.step()
         except RuntimeError as error:
@@ -203,8 +210,17 @@ class Trainer:
 
     def _judge(self, loss: float) -> None:
         better = loss < self.place.best
+        if better and self.settings.patience:
+            with self.average.swapped(self.model):
+                self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.place.best = min(loss, self.place.best)
         self.place.stale = 0 if better else self.place.stale + 1
+
+    def _take_best(self) -> None:
+        """Where an early stop was asked for, what is evaluated is the model at its best validation, not at its last."""
+        if self.best:
+            self.model.load_state_dict(self.best)
+            self.average.load({name: self.best[name] for name in self.average.weights})
 
     def _not_finite(self, step: int) -> RunFailed:
         bad = [n for n, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
@@ -235,8 +251,11 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 def _numbers(terms: Terms, split: str) -> dict[str, float]:
     """A step's terms as flat named numbers; vectors get one number an entry."""
-    numbers = {f"{split}/loss": float(terms.total().detach())}
-    numbers |= {f"{split}/loss/{name}": float(value.detach()) for name, value in terms.losses.items()}
+    # What layers ask for beside the task differs from arm to arm, so validation and early stop leave it out.
+    whole = terms.total() if split == "train" else terms.task()
+    numbers = {f"{split}/loss": float(whole.detach())}
+    named = terms.losses | terms.auxiliary
+    numbers |= {f"{split}/loss/{name}": float(value.detach()) for name, value in named.items()}
     for name, value in terms.stats.items():
         flat: Tensor = value.detach().float().reshape(-1)
         if value.dim() == 0:

@@ -39,9 +39,11 @@ class Mse(Loss):
                 f"predicted is {tuple(predicted.shape)} and target is {tuple(target.shape)}; mse compares equal shapes"
             )
         wide = torch.promote_types(torch.promote_types(predicted.dtype, target.dtype), torch.float32)
-        real = real_BN.reshape(*real_BN.shape, *[1] * (predicted.ndim - 2))
-        # Chosen, not multiplied: 0 * nan of a padded item would be nan, in the gradient too.
-        error = torch.where(real, predicted.to(wide) - target.to(wide), 0.0)
+        error = predicted.to(wide) - target.to(wide)
+        if real_BN.is_meta or not bool(real_BN.all()):
+            real = real_BN.reshape(*real_BN.shape, *[1] * (predicted.ndim - 2))
+            # Chosen, not multiplied: 0 * nan of a padded item would be nan, in the gradient too.
+            error = torch.where(real, error, 0.0)
         features = math.prod(predicted.shape[2:])
         entries_B = real_BN.sum(1).clamp(min=1) * features
         return {"mse": (error.square().flatten(1).sum(1) / entries_B).mean()}

@@ -16,6 +16,8 @@ from plugins.systems.spatial.network import MODALITIES
 MODEL, SAMPLE, CEILING = "model", "model, one sample", "ceiling"
 TASKS = {"position": "expression to position", "expression": "position to expression"}
 SHOWN_GENES = 3
+FEWEST = 10
+"""cells that a section needs to be scored: ranks and neighbours of fewer say nothing, of two they are always right"""
 
 Arms = dict[str, np.ndarray]
 """predictions (N, ...) of one modality, by arm"""
@@ -28,7 +30,24 @@ class Judge:
         self.metrics = metrics
         self.tallies: dict[tuple[str, str], list[Tally]] = {}
         self.arrays: dict[str, np.ndarray] = {}
+        self.notes: list[str] = []
         self.ceiling = False
+
+    def choose(self, cells: dict[str, int]) -> list[str]:
+        """The units to score, of those that hold so many cells each; a note tells which small ones are left out.
+
+        Where all are small, all are scored, and the note warns.
+        """
+        small = [name for name, count in cells.items() if count < FEWEST]
+        told = ", ".join(f"{name} ({cells[name]})" for name in small)
+        if len(small) == len(cells):
+            self.notes.append(
+                f"Every section to be scored has fewer than {FEWEST} cells, so scores say little: {told}."
+            )
+            return small
+        if small:
+            self.notes.append(f"Not scored, as they hold fewer than {FEWEST} cells: {told}.")
+        return [name for name in cells if name not in small]
 
     def add(self, unit: Batch, arms: dict[str, Arms], known: Arms, source: Source, generator: torch.Generator) -> None:
         """Score one unit.
@@ -72,6 +91,7 @@ class Judge:
             for tally in tallies
         )
         notes = [
+            *self.notes,
             f"'{MODEL}' is the mean that the network predicts from noise alone; '{SAMPLE}' is one draw by the solver, "
             "as varied as real cells and therefore further from each of them.",
         ]

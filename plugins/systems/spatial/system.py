@@ -129,7 +129,7 @@ class Spatial(System):
             for loss in chosen:
                 for name, value in loss(predicted[m].float(), data[m], asked).items():
                     losses[f"{m}/{name}"], weights[f"{m}/{name}"] = value, weight
-        return Terms(losses=losses | aux.losses, weights=weights, stats=aux.stats)
+        return Terms(losses=losses, weights=weights, auxiliary=aux.losses, stats=aux.stats)
 
     def sample(self, model: nn.Module, batch: Batch, wanted: tuple[str, ...], generator: torch.Generator) -> Tree:
         """Draw the `wanted` modalities of a batch, given the others.
@@ -184,7 +184,11 @@ class Spatial(System):
         known = {m: np.concatenate([cells[m] for cells in train]) for m in MODALITIES}
         device = next(model.parameters()).device
         judge = Judge(self.metrics)
-        for index, unit in enumerate(source.split(split, streams).units()):
+        held = source.split(split, streams)
+        chosen = judge.choose({unit.units[0]: int(unit.real_BN.sum()) for unit in held.units()})
+        for index, unit in enumerate(held.units()):
+            if unit.units[0] not in chosen:
+                continue
             arms: dict[str, Arms] = {}
             for m in MODALITIES:
                 mean = self.expect(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
