@@ -17,12 +17,20 @@ import scipy.sparse as sp
 from core.errors import UserError
 from core.params import fields
 from core.train.streams import Streams
+from plugins.data import anndata_file
 from plugins.data.cut import Cut
 from plugins.data.h5ad import H5ad
 from plugins.data.prepare import Prepare
 from plugins.data.sets import CellSource, Sets
 
 Change = Callable[[anndata.AnnData], Any]
+
+
+@pytest.fixture(autouse=True)
+def unprobed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at a file from another process costs an interpreter, so only the tests about it take it."""
+    if "probe" not in request.node.name:
+        monkeypatch.setattr(anndata_file, "_probe", lambda path: None)
 
 
 def cells(count: int = 60, genes: int = 6) -> anndata.AnnData:
@@ -216,6 +224,33 @@ class TestRefusals:
             stream.write(b"\xff" * 40)
         self.refuse(path, "reading X failed")
         self.refuse(path, "reading X failed", backed=True)
+
+    def test_probe_of_a_file_that_sends_the_library_in_circles(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A look that does not end is ended, and the file called damaged; a sound file passes the same look."""
+        path = write(tmp_path / "a.h5ad")
+        assert reader(path).open().describe().facts["cells"] == 60
+        monkeypatch.setattr(anndata_file, "PROBE", "while True: pass")
+        monkeypatch.setattr(anndata_file, "PROBE_SECONDS", 0.2)
+        self.refuse(path, "looking through it did not end within 0.2 s: it is damaged")
+
+    def test_probe_of_a_file_that_crashes_the_library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A crash takes down the look alone."""
+        path = write(tmp_path / "a.h5ad")
+        monkeypatch.setattr(anndata_file, "PROBE", "import os; os.kill(os.getpid(), 11)")
+        self.refuse(path, r"the HDF5 library crashed on it \(signal 11\)")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("start", [800, 3000, 9000])
+    def test_probe_of_damage_anywhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
+        """Three thousand ruined bytes in the structure of a file end in a sentence, never in a hang."""
+        path = write(tmp_path / "a.h5ad")
+        with path.open("r+b") as stream:
+            stream.seek(start)
+            stream.write(b"\xff" * 3000)
+        monkeypatch.setattr(anndata_file, "PROBE_SECONDS", 5.0)
+        self.refuse(path, "cannot be read as an h5ad file")
 
     def test_no_h5ad(self, tmp_path: Path) -> None:
         """A text file and an HDF5 file of another kind are refused."""

@@ -157,7 +157,8 @@ def _positions(file: AnnDataFile, key: str) -> np.ndarray:
     if key not in file.obsm:
         raise UserError(
             f"{file.name}: obsm has no key {key!r}; set `position` to the key of the positions in tissue (there is: "
-            f"{listed}).{near(key, file.obsm)}"
+            f"{listed}).{near(key, file.obsm)} Where they stand in columns of obs, add them and save the file: "
+            f'adata.obsm["spatial"] = adata.obs[["x", "y"]].to_numpy()'
         )
     values: Any = np.asarray(file.embedding(key))
     cells = file.shape[0]
