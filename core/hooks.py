@@ -1,7 +1,7 @@
 """Callbacks: pluggy hook specifications, and their isolation from the run that fires them.
 
 A manifest names a module (`[hooks] module = "acme.hooks"`); its functions marked with `hookimpl` are called. A hook
-that raises is reported once and silenced; the run goes on.
+that raises is reported once and silenced, its module's other hooks are not; the run goes on.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Hooks:
     def __init__(self, registry: Registry, warn: Callable[[str], None]) -> None:
         self.warn = warn
         self.manager = pluggy.PluginManager("core")
+        self._silenced: set[tuple[str, str]] = set()
         self.manager.add_hookspecs(Specs)
         for origin, module in registry.hooks:
             try:
@@ -70,11 +71,13 @@ class Hooks:
         """Call every listener of a hook; what they return, without None."""
         results = []
         for listener in getattr(self.manager.hook, name).get_hookimpls():
+            if (listener.plugin_name, name) in self._silenced:
+                continue
             try:
                 results.append(listener.function(*(said[argument] for argument in listener.argnames)))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a callback must not end the run
                 self.warn(
                     f"hook {name} of {listener.plugin_name} failed and is silenced: {type(error).__name__}: {error}"
                 )
-                self.manager.unregister(name=listener.plugin_name)
+                self._silenced.add((listener.plugin_name, name))
         return [r for r in results if r is not None]

@@ -83,6 +83,14 @@ class Registry:
         chosen = (self._choose(kind, name) for k, name in self._rows if k == kind)
         return [row for row in chosen if row is not None and row.deprecated is None]
 
+    def brought(self, kind: str, name: str, owner: str) -> bool:
+        """Whether a distribution brings a row of this kind and name."""
+        return any(row.origin.name == owner for row in self._rows.get((kind, name), []))
+
+    def disputed(self, kind: str) -> list[Row]:
+        """Rows that only their full names reach, as several distributions claim the bare one."""
+        return [row for k, _, claims, winner in self.clashes() if k == kind and winner is None for row in claims]
+
     def default(self, kind: str) -> str | None:
         """The name that a kind's row declares as default."""
         return next((row.name for row in self.rows(kind) if row.default), None)

@@ -38,13 +38,14 @@ def origins(setting: Setting) -> str:
 
 
 def parts(resolved: Resolved) -> str:
-    """Who fills each slot: qualified name, version, revision, target; as TOML."""
+    """Who fills each slot: kind, qualified name, version, revision, target; as TOML."""
     text = "# The pieces of a run and who brought them.\n"
     for path, row in ((p, s.row) for p, s in resolved.settings.items()):
         if row is not None:
             text += f'\n["{path}"]\n' + "".join(
                 f"{key} = {tomlkit.item(value).as_string()}\n"
                 for key, value in (
+                    ("kind", row.kind),
                     ("name", row.qualified),
                     ("version", row.origin.version),
                     ("revision", row.revision),

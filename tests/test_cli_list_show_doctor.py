@@ -92,7 +92,10 @@ class TestList:
         """A name that two claim is listed as such; with `[prefer]` the preferred one answers."""
         swish(site, "acme-gates")
         swish(site, "other")
-        assert "clash: gate swish: acme-gates/swish, other/swish; say which by its full name" in core("list").out
+        listed = core("list").out
+        assert "clash: gate swish: acme-gates/swish, other/swish; say which by its full name" in listed
+        assert "  acme-gates/swish  " in listed
+        assert "  other/swish  " in listed
         (tmp_path / "config.toml").write_text('[prefer]\ngate.swish = "other"\n')
         monkeypatch.setenv("CORE_CONFIG", str(tmp_path / "config.toml"))
         installed.cache_clear()

@@ -80,6 +80,15 @@ def test_a_listener_that_raises_is_told_once_and_silenced(listening: Callable[..
     assert warned == ["hook core_step_end of bad:bad.hooks failed and is silenced: ValueError: my own mistake"]
 
 
+def test_a_silenced_hook_leaves_its_neighbours_heard(listening: Callable[..., Hooks], warned: list[str]) -> None:
+    """Of a module with one failing hook the others go on: the end of a run is still heard."""
+    hooks = listening(bad=RAISING + "@hookimpl\ndef core_run_end(status):\n    return status\n")
+    for step in range(2):
+        assert hooks.fire("core_step_end", run="r", step=step, losses={}) == []
+    assert hooks.fire("core_run_end", run="r", status="done") == ["done"]
+    assert len(warned) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

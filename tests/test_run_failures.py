@@ -6,6 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
+import anndata
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -83,7 +85,7 @@ def test_a_loss_that_is_not_finite_names_the_first_module() -> None:
 
     model = nn.Sequential(nn.Linear(3, 3), Bad(), nn.Linear(3, 1))
     x = torch.ones(2, 3)
-    failure = name_culprit(model, lambda: model(x).sum(), 5)
+    failure = name_culprit(model, [lambda: model(x).sum()], 5)
     assert isinstance(failure, RunFailed)
     assert "step 5: the output of 1 (Bad) is not finite" in str(failure)
 
@@ -93,8 +95,17 @@ def test_a_gradient_that_is_not_finite_names_the_parameter() -> None:
     model = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         model.weight.zero_()
-    failure = name_culprit(model, lambda: model(torch.ones(1, 2)).sqrt().sum(), 9)
+    failure = name_culprit(model, [lambda: model(torch.ones(1, 2)).sqrt().sum()], 9)
     assert "the gradient of weight is not finite" in str(failure)
+
+
+def test_a_gradient_that_one_of_several_batches_ruins_is_found() -> None:
+    """Where a step has several batches, the guard repeats all of them: the first may be the bad one."""
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    ruined, sound = (lambda: model(torch.ones(1, 2)).sqrt().sum()), (lambda: model(torch.ones(1, 2)).sum())
+    assert "the gradient of weight is not finite" in str(name_culprit(model, [ruined, sound], 9))
 
 
 def test_a_diverging_run_ends_with_the_module_named_and_marked_failed(
@@ -204,6 +215,44 @@ def test_weights_that_are_not_finite_never_reach_the_evaluation(
     assert main(["run", *words, "--train.steps=1", "--train.lr=1e30", "--train.warmup=0", "-q", "-o", "run"]) == 1
     assert "not finite" in capsys.readouterr().err
     assert status(tmp_path / "run") == "failed"
+
+
+def test_a_stored_run_whose_piece_is_gone_names_the_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What a missing package brought is told as that, not as an unknown parameter."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *ARGS, "-o", "run"]) == 0
+    parts = tmp_path / "run" / "parts.toml"
+    parts.write_text(parts.read_text().replace('"cellcore/none"', '"acme-gates/swish"'))
+    assert main(["resume", "-q", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "attention.gate = acme-gates/swish of acme-gates" in said
+    assert "pip install acme-gates==" in said
+
+
+def test_a_stored_run_goes_on_with_data_that_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The error says how to tell the new place; the same content is taken from there, and other settings are not."""
+    monkeypatch.chdir(tmp_path)
+    write_cells(tmp_path / "here.h5ad")
+    words = [w for w in ARGS if not w.startswith(("--data.cells", "--data.genes", "--data.types"))]
+    assert main(["run", "--data=here.h5ad", *words, "-o", "run"]) == 0
+    (tmp_path / "here.h5ad").rename(tmp_path / "there.h5ad")
+    assert main(["resume", "-q", "run"]) == 2
+    assert "`core resume run --data FILE` says where they are" in capsys.readouterr().err
+    assert main(["resume", "-q", "run", "--data", "there.h5ad"]) == 0
+    assert main(["resume", "-q", "run", "--data", "there.h5ad", "--seed", "4"]) == 2
+    assert "seed = 4 (CLI --seed) would make another run, as it was 0" in capsys.readouterr().err
+
+
+def write_cells(path: Path) -> None:
+    """Eighty cells with positions."""
+    rng = np.random.default_rng(0)
+    data = anndata.AnnData(rng.poisson(2.0, (80, 6)).astype(np.float32))
+    data.obsm["spatial"] = rng.uniform(0, 9, (80, 2))
+    data.write_h5ad(path)
 
 
 def test_a_stored_run_does_not_listen_to_the_environment(

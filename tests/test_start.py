@@ -60,6 +60,8 @@ def crowd(site: Path) -> Iterator[Path]:
         (["show", "gate"], 2),
         (["show", "gate", "hedwise"], 2),
         (["resume"], 2),
+        (["run", "--attention", "gated_hedwise"], 2),
+        (["run", "--ffn", "moe4by2", "--gate", "nonesuch"], 2),
         (["report", "--help"], 0),
     ],
 )

@@ -138,6 +138,7 @@ def test_pieces_of_others_are_dumped_by_their_full_name(tmp_path: Path) -> None:
     assert again.root.metrics == (Share(share=0.5), Share())
     parts = tomllib.loads(toml.parts(resolved))
     assert parts["attention.gate"] == {
+        "kind": "gate",
         "name": "other/swish",
         "version": "1.0",
         "revision": 1,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
-from core.config import Layer, Resolved, flatten, resolve
+from core.config import ConfigError, Layer, Resolved, flatten, resolve
 from core.errors import UserError
 from core.layers import cli_layer, env_layer, file_layer, is_flag
 from core.names import Bare, near
-from core.registry import Registry, installed
+from core.registry import BUILTIN, KINDS, Registry, installed
+
+BUDGETS = "train.steps", "train.epochs"
 
 
 @attrs.frozen
@@ -95,11 +98,16 @@ def resolve_run(files: Collection[str], overrides: Collection[str], flags: Seque
         UserError: see `core.config.resolve`; also a recipe of another system, or steps and epochs both given.
     """
     layers = [*map(file_layer, files), env_layer(os.environ), cli_layer([*overrides], flags)]
+    _refuse_unknown_names(layers, installed())
     return _resolve(layers)
 
 
-def resolve_stored(run: Path) -> Resolved:
+def resolve_stored(run: Path, overrides: Collection[str] = ()) -> Resolved:
     """The configuration that a run directory holds, whatever the environment says.
+
+    Args:
+        run: the directory.
+        overrides: flags laid over it, such as the new place of a data file.
 
     Raises:
         UserError: there is none, or its pieces are no longer installed.
@@ -107,7 +115,45 @@ def resolve_stored(run: Path) -> Resolved:
     config = run / "config.toml"
     if not config.exists():
         raise UserError(f"{run} was left before its configuration was written; give the first command again")
-    return _resolve([file_layer(str(config))])
+    _refuse_absent_pieces(run / "parts.toml", installed())
+    return _resolve([file_layer(str(config)), cli_layer([*overrides])])
+
+
+def _refuse_absent_pieces(parts: Path, registry: Registry) -> None:
+    """Name the distributions that brought a run's pieces and are gone, before their parameters look unknown."""
+    try:
+        said = tomllib.loads(parts.read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    gone: dict[str, list[str]] = {}
+    for path, part in said.items():
+        owner, _, name = str(part.get("name", "")).partition("/")
+        if owner != BUILTIN and not registry.brought(str(part.get("kind", "")), name, owner):
+            gone.setdefault(f"{owner} {part.get('version', '')}".strip(), []).append(f"{path} = {owner}/{name}")
+    if gone:
+        raise UserError(
+            "; ".join(
+                f"this run uses {', '.join(pieces)} of {owner}, which is not installed or no longer brings it: "
+                f"pip install {owner.replace(' ', '==')}"
+                for owner, pieces in gone.items()
+            )
+        )
+
+
+def _refuse_unknown_names(layers: list[Layer], registry: Registry) -> None:
+    """Refuse a wrong name before anything heavy is imported to see where it would stand."""
+    wrong = []
+    for layer in layers:
+        for key, (value, origin) in layer.entries.items():
+            kind = key.removesuffix(".name")
+            if kind not in KINDS or not isinstance(value, str) or isinstance(value, Bare) or value in ("", "none"):
+                continue
+            try:
+                registry.find(kind, value, origin)
+            except UserError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def _resolve(layers: list[Layer]) -> Resolved:
@@ -116,11 +162,12 @@ def _resolve(layers: list[Layer]) -> Resolved:
     registry = installed()
     layers = [*_recipe(layers, registry), *layers]
     resolved = resolve(Run, layers, registry)
-    if resolved.settings["train.epochs"].value and len(resolved.settings["train.steps"].chain) == 1:
-        # Written down as 0, the default steps do not contradict the epochs when the configuration is read again.
-        layers = [Layer("epochs", {"train.steps": (0, "train.epochs decides")}), *layers]
-        resolved = resolve(Run, layers, registry)
-    _one_budget(resolved)
+    loser = _outranked(resolved)
+    if loser is not None:
+        # Written down as 0, the one that does not count contradicts nothing when the configuration is read again.
+        winner = next(key for key in BUDGETS if key != loser)
+        said = f"{winner} decides ({resolved.settings[winner].origin})"
+        resolved = resolve(Run, [*layers, Layer("budget", {loser: (0, said)})], registry)
     return resolved
 
 
@@ -142,13 +189,22 @@ def _recipe(layers: list[Layer], registry: Registry) -> list[Layer]:
     return [Layer("recipe", {key: (value, f"recipe {row.name}") for key, value in entries.items()})]
 
 
-def _one_budget(resolved: Resolved) -> None:
-    steps, epochs = resolved.settings["train.steps"], resolved.settings["train.epochs"]
-    if steps.value and epochs.value:
+def _outranked(resolved: Resolved) -> str | None:
+    """Which of steps and epochs gives way: the one that a lower layer says.
+
+    Raises:
+        UserError: one layer says both.
+    """
+    steps, epochs = (resolved.settings[key] for key in BUDGETS)
+    if not steps.value or not epochs.value:
+        return None
+    ranks = [setting.chain[-1].rank for setting in (steps, epochs)]
+    if ranks[0] == ranks[1]:
         raise UserError(
             f"train.steps = {steps.value} ({steps.origin}) and train.epochs = {epochs.value:g} ({epochs.origin}) both "
             "say how long to train; give one (0 takes a value back)"
         )
+    return BUDGETS[ranks[0] > ranks[1]]
 
 
 def describe(resolved: Resolved) -> list[str]:

@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
         raise UserError(f"`core list` takes one kind, not {' '.join(kinds)}")
     registry = installed()
     shown = kinds or registry.kinds()
-    rows = {kind: registry.rows(kind) for kind in shown}
+    rows = {kind: registry.rows(kind) + registry.disputed(kind) for kind in shown}
     if "json" in said.switches:
         print(json.dumps({kind: [_facts(row) for row in found] for kind, found in rows.items()}, indent=1))
     else:
@@ -44,8 +44,9 @@ def _print(rows: dict[str, list[Row]], registry: Registry, everything: bool) -> 
     for kind, found in rows.items():
         print(f"{kind}: {KINDS[kind]}")
         for row in found:
+            name = row.spoken if row in registry.rows(kind) else row.qualified
             brought = "" if row.origin.name == BUILTIN else f"  [{row.origin}]"
-            print(f"  {row.spoken:{wide}}  {row.summary}{brought}")
+            print(f"  {name:{wide}}  {row.summary}{brought}")
         if not found:
             print("  none installed")
     for kind, name, claims, winner in registry.clashes():

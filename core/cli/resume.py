@@ -4,34 +4,66 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.cli.choose import resolve_stored
+from core.cli.choose import Words, resolve_stored, take_apart
 from core.cli.run import conclude
+from core.config import Resolved
 from core.errors import UserError
+from core.layers import is_flag
 
-HELP = """usage: core resume RUN [-q]
+HELP = """usage: core resume RUN [--data FILE] [-q]
 
 Go on from the newest checkpoint of RUN (a run directory) with the configuration stored there. A run that was killed
-at any moment ends as if it had never been: bit-identical on the CPU."""
+at any moment ends as if it had never been: bit-identical on the CPU.
+
+  --data FILE    where the data lie now, if they were moved; their content must be what the run began with
+  -q, --quiet    no progress
+
+Other flags of `core run` may follow where they cannot change a number (`--device`, `--train.keep`)."""
+
+SWITCHES = {"-h": "help", "--help": "help", "-q": "quiet", "--quiet": "quiet"}
 
 
 def main(words: list[str]) -> int:
-    if "-h" in words or "--help" in words:
+    runs, said = _apart(words)
+    if "help" in said.switches:
         print(HELP)
         return 0
-    if not words:
-        raise UserError("which run? usage: core resume RUN [-q]")
+    if not runs:
+        raise UserError("which run? usage: core resume RUN [--data FILE] [-q]")
+    if len(runs) > 1:
+        raise UserError(f"`core resume` takes one run directory, not {' and '.join(runs)}")
     from core.train.rundir import read_record
     from core.train.session import execute, open_run
 
-    quiet = [w for w in words if w in ("-q", "--quiet")]
-    rest = [w for w in words if w not in quiet]
-    if len(rest) != 1 or rest[0].startswith("-"):
-        odd = next((w for w in rest if w.startswith("-")), " ".join(rest))
-        raise UserError(
-            f"`core resume` takes one run directory, which goes on as it began, not {odd!r}. Use `core run`"
-        )
-    path = Path(rest[0])
+    path = Path(runs[0])
     read_record(path)
-    opened = open_run(resolve_stored(path))
-    result = execute(opened, str(path), force=False, quiet=bool(quiet), argv=["core", "resume", *words])
+    resolved = resolve_stored(path, said.overrides)
+    _refuse_another_run(resolved, resolve_stored(path) if said.overrides else resolved)
+    try:
+        opened = open_run(resolved)
+    except UserError as error:
+        hint = f"; if the data were moved, `core resume {path} --data FILE` says where they are"
+        raise UserError(f"{error}{'' if said.overrides else hint}") from None
+    result = execute(opened, str(path), force=False, quiet="quiet" in said.switches, argv=["core", "resume", *words])
     return conclude(*result)
+
+
+def _refuse_another_run(resolved: Resolved, stored: Resolved) -> None:
+    for path, setting in resolved.settings.items():
+        before = stored.settings.get(path)
+        if setting.identity and (before is None or before.value != setting.value):
+            was = "absent" if before is None else before.value
+            raise UserError(
+                f"{path} = {setting.value} ({setting.origin}) would make another run, as it was {was}: `core resume` "
+                "goes on as the run began. Use `core run`"
+            )
+
+
+def _apart(words: list[str]) -> tuple[list[str], Words]:
+    """The run directories, and the rest. A directory is the word that stands behind no flag."""
+    runs: list[str] = []
+    rest: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        behind = before.startswith("--") and "=" not in before and before not in SWITCHES
+        (rest if behind or is_flag(word) else runs).append(word)
+    return runs, take_apart(rest, switches=SWITCHES, options={})

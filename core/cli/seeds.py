@@ -44,6 +44,7 @@ def run_seeds(resolved: Resolved, said: Words, count: int) -> int:
         # -P: a folder called `plugins` in the current directory must not be found before ours.
         jobs.append(Job(name=f"seed {seed}", argv=(sys.executable, "-P", "-m", "core", "run", *words)))
     failed, done = [], {}
+    codes: set[int] = set()
     for finished in resolved.root.executor.run(jobs):
         if finished.code == 0:
             path = Path(finished.output.rstrip().rpartition("\n")[2].removeprefix("run").strip())
@@ -52,11 +53,13 @@ def run_seeds(resolved: Resolved, said: Words, count: int) -> int:
         else:
             last = finished.output.strip().rpartition("\n")[2]
             failed.append(f"{finished.job.name}: exit {finished.code}: {last}")
+            codes.add(finished.code)
     if done:
         print_seeds([load_evaluation(done[name]) for name in sorted(done, key=lambda n: int(n.split()[1]))])
     for line in failed:
         print(f"core: {line}", file=sys.stderr)
-    return 1 if failed else 0
+    # Where all that failed failed alike, that is how the command failed: 2 for a mistake, 130 for an interrupt.
+    return codes.pop() if len(codes) == 1 and codes <= {2, 130} else int(bool(failed))
 
 
 def _without_seed(overrides: tuple[str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from core.config import resolve_part
 from core.errors import UserError
 from core.names import near
 from core.params import Field, fields
@@ -38,6 +39,8 @@ def main(words: list[str]) -> int:
     cls = None if kind == "recipe" else row.load()
     if cls is not None:
         _check(cls, found.values, name)
+        if found.values:  # what the name says may be well-typed and still contradict itself (`moe4x9`)
+            resolve_part(kind, name, {})
     print(f"{kind} {row.spoken}: {row.summary}")
     for label, value in (
         ("brought by", str(row.origin)),
