@@ -152,7 +152,7 @@ def copy_weights(ours: nn.Module, net: ByHand) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=300)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     run = resolve_run([], ["--attention=gated_headwise", "--ffn=moe4x2", "--dropout=0"]).root

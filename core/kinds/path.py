@@ -34,7 +34,7 @@ class FlowPath(Plugin):
     Pure mathematics: no weights, no randomness. Lipman et al. 2023 (flow matching), Kingma et al. 2021 (variational
     diffusion) share this form.
 
-    Laws (`core.testing.path.PathLaws`): point(0) = x0 and point(1) = x1; alpha rises and sigma falls strictly;
+    Laws (`core.testing.path.PathLaws`): point(0) = x0 and point(1) = x1; `shares` are alpha and sigma; alpha rises and sigma falls strictly;
     `velocity` is the finite difference of `x_t`; `convert` there and back is the identity.
     """
 
@@ -52,9 +52,13 @@ class FlowPath(Plugin):
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """d alpha / dt and d sigma / dt."""
 
+    def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`alpha` and `sigma` at once, for paths where they have work in common."""
+        return self.alpha(t), self.sigma(t)
+
     def point(self, x0: Tensor, x1: Tensor, t_B: Tensor) -> PathPoint:
         """Where the path between x0 and x1 stands at time t, and how fast it moves."""
-        alpha, sigma = (_over(s, x1) for s in (self.alpha(t_B), self.sigma(t_B)))
+        alpha, sigma = (_over(s, x1) for s in self.shares(t_B))
         d_alpha, d_sigma = (_over(s, x1) for s in self.rates(t_B))
         return PathPoint(alpha * x1 + sigma * x0, d_alpha * x1 + d_sigma * x0)
 
@@ -67,7 +71,7 @@ class FlowPath(Plugin):
         """
         if frm == to:
             return value
-        alpha, sigma = (_over(s, x_t) for s in (self.alpha(t_B), self.sigma(t_B)))
+        alpha, sigma = (_over(s, x_t) for s in self.shares(t_B))
         d_alpha, d_sigma = (_over(s, x_t) for s in self.rates(t_B))
         if frm == "velocity":
             det = d_alpha * sigma - d_sigma * alpha

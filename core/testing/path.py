@@ -40,6 +40,8 @@ class PathLaws:
         x0, x1 = _ends(dtype)
         assert torch.equal(path.point(x0, x1, x0.new_zeros(len(x0))).x_t, x0)
         assert torch.equal(path.point(x0, x1, x0.new_ones(len(x0))).x_t, x1)
+        t_B = torch.linspace(0, 1, len(x0), dtype=x0.dtype)
+        assert all(torch.equal(a, b) for a, b in zip(path.shares(t_B), (path.alpha(t_B), path.sigma(t_B)), strict=True))
 
     def test_monotone(self, path: FlowPath) -> None:
         """Data come in and noise goes out strictly."""

@@ -23,7 +23,7 @@ from core.train.checkpoint import Checkpoint, latest, load, save
 from core.train.guard import name_culprit
 from core.train.rundir import RunDir
 from core.train.settings import Train
-from core.train.streams import Streams, stream_seed
+from core.train.streams import Streams, stochastic, stream_seed
 
 VALID_DRAWS = 4
 """draws of times and noise for each validation unit; the same in every validation"""
@@ -69,6 +69,7 @@ class Trainer:
             self.model = system.build(source.describe())
         self.streams.initialise(self.model)
         self.model.to(device)
+        self.random = stochastic(self.model)
         self.average = Average(self.model, settings.ema)
         decaying = _groups(self.model, settings.weight_decay)
         first, second = settings.betas
@@ -196,7 +197,7 @@ class Trainer:
         return numbers | {"lr": self.optimiser.param_groups[0]["lr"], "grad_norm": float(norm)}
 
     def _forward(self, batch: Batch, draw: int) -> Terms:
-        self.streams.reseed(self.model, draw)
+        self.streams.reseed(self.random, draw)
         half = self.settings.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             return self.system.step(self.called, batch, self.streams, draw)

@@ -7,6 +7,7 @@ see the same batches, times and noise, and a resumed run needs no generator stat
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import attrs
 import torch
@@ -54,11 +55,10 @@ class Streams:
                 for name, parameter in own.items():
                     parameter.copy_(fresh[name])
 
-    def reseed(self, model: nn.Module, step: int) -> None:
-        """Put every random module of a model at its place for a step."""
-        for name, module in model.named_modules():
-            if isinstance(module, Stochastic):
-                module.reseed(stream_seed(f"dropout:{name}", self.seed, step))
+    def reseed(self, model: nn.Module | Mapping[str, Stochastic], step: int) -> None:
+        """Put every random module of a model, or those that `stochastic` found in it, at its place for a step."""
+        for name, module in (stochastic(model) if isinstance(model, nn.Module) else model).items():
+            module.reseed(stream_seed(f"dropout:{name}", self.seed, step))
 
 
 class Stochastic(nn.Module):
@@ -81,6 +81,11 @@ class Stochastic(nn.Module):
             self._generator.manual_seed(self._seed)
             self._seed = None
         return torch.rand(shape, generator=self._generator).to(like.device)
+
+
+def stochastic(model: nn.Module) -> dict[str, Stochastic]:
+    """The random modules of a model, by name; a trainer looks for them once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Stochastic)}
 
 
 class Dropout(Stochastic):

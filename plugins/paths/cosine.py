@@ -38,11 +38,15 @@ class Cosine(FlowPath):
     )
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._parts(t).cos_ratio.square()
+        return self.shares(t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
+        return self.shares(t)[1]
+
+    def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._parts(t)
-        return (parts.rise * parts.fall * (1.0 + parts.cos_ratio.square())).sqrt()
+        alpha = parts.cos_ratio.square()
+        return alpha, (parts.rise * parts.fall * (1.0 + alpha)).sqrt()
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """d alpha / dt and d sigma / dt, finite for every t in [0, 1].

@@ -110,10 +110,11 @@ class Spatial(System):
         data = {m: batch.fields[m] for m in MODALITIES}
         if self.rotate:
             data["position"] = data["position"] @ _frames(data["position"], streams.generator("frame", step))
-        data["position"] = _centred(data["position"], real)
+        hidden = hiding(real)
+        data["position"] = _centred(data["position"], hidden)
         times = self.time.draw(real.shape[0], MODALITIES, streams.generator("time", step))
         times = {m: t.to(real.device) for m, t in times.items()}
-        noise = _noise(data, real, streams.generator("noise", step))
+        noise = _noise(data, hidden, streams.generator("noise", step))
         shares = self._shares(times)
         noisy = {m: alpha * data[m] + sigma * noise[m] for m, (alpha, sigma) in shares.items()}
         predicted, aux = self._denoise(model, noisy, times, shares, real)
@@ -165,11 +166,11 @@ class Spatial(System):
         self, model: nn.Module, batch: Batch, wanted: tuple[str, ...], generator: torch.Generator
     ) -> tuple[Tree, Noise, Callable[[Tree, float], Tree]]:
         """Noise to start from, the source of further noise, and the data prediction of the wanted modalities."""
-        real = batch.real_BN
+        real, hidden = batch.real_BN, hiding(batch.real_BN)
         given = {m: batch.fields[m] for m in MODALITIES if m not in wanted}
 
         def noise(like: Tree) -> Tree:
-            return _noise(like, real, generator)
+            return _noise(like, hidden, generator)
 
         def predict(state: Tree, t: float) -> Tree:
             times = {m: torch.full(real.shape[:1], t if m in wanted else 1.0, device=real.device) for m in MODALITIES}
@@ -206,7 +207,8 @@ class Spatial(System):
     def _shares(self, times: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Shares of data and noise, (B, 1, 1) each, at the time of each modality."""
         paths = {m: self._path(m) for m in MODALITIES}
-        return {m: (p.alpha(times[m])[:, None, None], p.sigma(times[m])[:, None, None]) for m, p in paths.items()}
+        shares = {m: p.shares(times[m]) for m, p in paths.items()}
+        return {m: (alpha[:, None, None], sigma[:, None, None]) for m, (alpha, sigma) in shares.items()}
 
     def _denoise(
         self,
@@ -228,11 +230,12 @@ class Spatial(System):
             norm = alpha**2 + sigma**2
             alone[m], share[m] = alpha / norm * noisy[m], sigma / norm.sqrt()
         raw, aux = model(alone, times, real)
+        hidden = hiding(real)
         out = {m: alone[m] + share[m] * raw[m] for m in noisy}
-        return {m: _blank(_centred(x, real) if m == "position" else x, real) for m, x in out.items()}, aux
+        return {m: _blank(_centred(x, hidden) if m == "position" else x, hidden) for m, x in out.items()}, aux
 
 
-def _noise(like: Tree, real_BN: Tensor, generator: torch.Generator) -> Tree:
+def _noise(like: Tree, real_BN: Tensor | None, generator: torch.Generator) -> Tree:
     """Standard normal noise, drawn on the CPU in a fixed order of modalities; positions centred, padding zero."""
     fresh = {}
     for m in MODALITIES:
@@ -242,14 +245,14 @@ def _noise(like: Tree, real_BN: Tensor, generator: torch.Generator) -> Tree:
     return fresh
 
 
-def _blank(x_BNF: Tensor, real_BN: Tensor) -> Tensor:
-    """Zeros on padding."""
-    return x_BNF if hiding(real_BN) is None else x_BNF * real_BN[..., None]
+def _blank(x_BNF: Tensor, real_BN: Tensor | None) -> Tensor:
+    """Zeros on padding; None: there is none."""
+    return x_BNF if real_BN is None else x_BNF * real_BN[..., None]
 
 
-def _centred(x_BNP: Tensor, real_BN: Tensor) -> Tensor:
-    """Positions about the mean of the real cells."""
-    if hiding(real_BN) is None:
+def _centred(x_BNP: Tensor, real_BN: Tensor | None) -> Tensor:
+    """Positions about the mean of the real cells; None: all are real."""
+    if real_BN is None:
         return x_BNP - x_BNP.mean(1, keepdim=True)
     weight = real_BN[..., None].to(x_BNP.dtype)
     return x_BNP - (x_BNP * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
