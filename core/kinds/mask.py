@@ -13,6 +13,8 @@ import attrs
 from core.kinds.plugin import Plugin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -46,8 +48,8 @@ class Layout:
     place_BQP: Tensor | None = None
     place_BSP: Tensor | None = None
     """coordinates of queries and sources, anchors not counted; one sequence needs the first alone"""
-    chance: float | None = None
-    """drawn from U[0, 1) in a training step; None in evaluation"""
+    chance: Callable[[], float] | None = None
+    """draws from U[0, 1) in training, each time anew; None in evaluation"""
 
 
 @attrs.frozen(kw_only=True)

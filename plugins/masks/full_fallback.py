@@ -12,8 +12,8 @@ from core.params import knob, params, slot
 class FullFallback(Mask):
     """The mask below it; with probability p a training step drops that mask's window.
 
-    Only the window goes: padding, sides, causality and anchors hide and show as before. The attention layer draws the
-    chance from its own stream (`Layout.chance`), once a forward pass; in evaluation nothing is dropped. Not to be
+    Only the window goes: padding, sides, causality and anchors hide and show as before. The chance comes from a stream
+    of the attention layer's own (`Layout.chance`), once a forward pass; in evaluation nothing is dropped. Not to be
     confused with dropout, which hides more, not less.
     """
 
@@ -25,7 +25,7 @@ class FullFallback(Mask):
 
     def on(self, layout: Layout) -> Mask:
         bound = self.mask.on(layout)
-        dropped = layout.chance is not None and layout.chance < self.p
+        dropped = layout.chance is not None and layout.chance() < self.p
         return bound.without_window() if dropped else bound
 
     @property
