@@ -59,31 +59,29 @@ class BlockLocal(Kernel):
         k_BHSK, v_BHSV = without_padding(k_BHSK, v_BHSV, real_BS)
         visible_BnbC = cut.visible(mask, real_BS, q_BHQK.device)
         q_BHnbK = F.pad(q_BHQK, (0, 0, 0, cut.blocks * cut.block - queries)).unflatten(2, (cut.blocks, cut.block))
-        k_BHnCK, v_BHnCV = cut.candidates(k_BHSK), cut.candidates(v_BHSV)
-        weigh = _fused if getattr(sparsifier, "fused", False) else _explicit
-        return weigh(q_BHnbK, k_BHnCK, v_BHnCV, visible_BnbC, sparsifier)[:, :, :queries]
+        if getattr(sparsifier, "fused", False):
+            out_BHnbV = _fused(q_BHnbK, k_BHSK, v_BHSV, visible_BnbC, cut)
+        else:
+            k_BHnCK, v_BHnCV = cut.candidates(k_BHSK, 2), cut.candidates(v_BHSV, 2)
+            logits_BHnbC = q_BHnbK @ k_BHnCK.transpose(-1, -2) / math.sqrt(q_BHQK.shape[-1])
+            weights_BHQC = sparsifier(logits_BHnbC.flatten(2, 3), visible_BnbC.flatten(1, 2)[:, None])
+            out_BHnbV = weights_BHQC.unflatten(2, (cut.blocks, cut.block)) @ v_BHnCV
+        return out_BHnbV.flatten(2, 3)[:, :, :queries]
 
 
-def _fused(q_BHnbK: Tensor, k_BHnCK: Tensor, v_BHnCV: Tensor, visible_BnbC: Tensor, sparsifier: nn.Module) -> Tensor:
-    """Softmax of all blocks in one call, (B, H, n b, V). The mask lies along the batch, whatever else stands there: the
-    blocks, or where samples differ blocks of samples."""
-    batch, heads, blocks = q_BHnbK.shape[:3]
-    if len(visible_BnbC) == 1:
-        q, k, v = (t.permute(2, 0, 1, 3, 4).flatten(1, 2) for t in (q_BHnbK, k_BHnCK, v_BHnCV))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible_BnbC[0, :, None])
-        out_BHnbV = out.unflatten(1, (batch, heads)).permute(1, 2, 0, 3, 4)
-    else:
-        q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q_BHnbK, k_BHnCK, v_BHnCV))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible_BnbC.flatten(0, 1)[:, None])
-        out_BHnbV = out.unflatten(0, (batch, blocks)).transpose(1, 2)
-    return out_BHnbV.flatten(2, 3)
+def _fused(q_BHnbK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, visible_BnbC: Tensor, cut: Cut) -> Tensor:
+    """Softmax of all blocks in one call, (B, H, n, b, V).
 
-
-def _explicit(q_BHnbK: Tensor, k_BHnCK: Tensor, v_BHnCV: Tensor, visible_BnbC: Tensor, sparsifier: nn.Module) -> Tensor:
-    """Weights by the sparsifier, a row of C logits for each query, (B, H, n b, V)."""
-    logits_BHnbC = q_BHnbK @ k_BHnCK.transpose(-1, -2) / math.sqrt(q_BHnbK.shape[-1])
-    weights_BHQC = sparsifier(logits_BHnbC.flatten(2, 3), visible_BnbC.flatten(1, 2)[:, None])
-    return (weights_BHQC.unflatten(2, q_BHnbK.shape[2:4]) @ v_BHnCV).flatten(2, 3)
+    The call takes two axes of a batch and lets the mask have one for all of the second. Where samples do not differ
+    that is samples and heads; else the heads alone, and the first axis is blocks of samples.
+    """
+    samples = len(visible_BnbC) > 1
+    axis, joined = (1, (0, 1)) if samples else (0, (1, 2))
+    q, k, v = (
+        t.flatten(*joined) for t in (q_BHnbK.movedim(2, axis), *(cut.candidates(t, axis) for t in (k_BHSK, v_BHSV)))
+    )
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible_BnbC.flatten(0, 1)[:, None])
+    return out.unflatten(joined[0], (len(q_BHnbK), -1)).movedim(axis, 2)
 
 
 @attrs.frozen(kw_only=True)
@@ -122,18 +120,18 @@ class Cut:
             length=length,
         )
 
-    def candidates(self, t_BHSK: Tensor) -> Tensor:
-        """The sources that each block reads, (B, H, n, C, K)."""
+    def candidates(self, t_BHSK: Tensor, axis: int) -> Tensor:
+        """The sources that each block reads, (B, H, C, K) with the blocks as another axis in front of `axis`."""
         end = self.start + (self.blocks - 1) * self.block + self.length
         low, high = (min(max(edge, 0), self.rest) for edge in (self.start, end))
         before = min(max(-self.start, 0), end - self.start)
         near_BHTK = t_BHSK[:, :, self.anchors + low : self.anchors + high]
         near_BHTK = F.pad(near_BHTK, (0, 0, before, end - self.start - before - (high - low)))
-        near_BHnCK = near_BHTK.unfold(2, self.length, self.block).transpose(-1, -2)
+        near = near_BHTK.unfold(2, self.length, self.block).transpose(-1, -2).movedim(2, axis)
         if self.anchors == 0:
-            return near_BHnCK
+            return near
         front_BHnAK = t_BHSK[:, :, None, : self.anchors].expand(-1, -1, self.blocks, -1, -1)
-        return torch.cat([front_BHnAK, near_BHnCK], dim=3)
+        return torch.cat([front_BHnAK.movedim(2, axis), near], dim=3)
 
     def visible(self, mask: Mask, real_BS: Tensor | None, device: torch.device) -> Tensor:
         """Which candidates each query sees, (B, n, b, C), or (1, n, b, C) where samples do not differ."""
