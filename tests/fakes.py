@@ -131,7 +131,6 @@ class Window(Mask):
     """A mask with parameters."""
 
     radius: int = knob(8, "tokens on either side", ge=0)
-    form = "predicate"
 
     def sees(self, q: object, s: object) -> None:
         """Never called."""

@@ -16,6 +16,8 @@ from core.testing.kernel import Explicit, KernelLaws
 from core.testing.mask import Table
 from plugins.kernels import auto
 from plugins.kernels.auto import Auto
+from plugins.kernels.block_local import BlockLocal
+from plugins.kernels.gather import Gather
 from plugins.kernels.reference import Reference
 from plugins.kernels.sdpa import Sdpa
 from plugins.kernels.sdpa_masked import SdpaMasked
@@ -48,7 +50,7 @@ class Shelf:
 
 @pytest.fixture(autouse=True)
 def _shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    shelve(monkeypatch, Reference, Auto, SdpaMasked, Sdpa)
+    shelve(monkeypatch, Reference, Auto, SdpaMasked, Sdpa, Gather, BlockLocal)
     yield
     forget()
 
@@ -63,7 +65,7 @@ def forget() -> None:
     auto._choose.cache_clear()
 
 
-@pytest.mark.parametrize("kernel", [Sdpa(), SdpaMasked(), Reference(), Auto()], ids=repr)
+@pytest.mark.parametrize("kernel", [Sdpa(), SdpaMasked(), BlockLocal(), Gather(), Reference(), Auto()], ids=repr)
 class TestKernels(KernelLaws):
     """The laws of kernels."""
 
@@ -72,19 +74,42 @@ def request(**given: object) -> Request:
     return Request(**({"fused": True, "form": "full", "padded": False, "bias": False} | given))
 
 
+def other_form(form: str) -> list[str]:
+    """What the kernels for local masks say of another form."""
+    return [
+        f"block_local serves masks of bounded width, and this one is of form {form}",
+        f"gather serves masks that list the sources of a query, and this one is of form {form}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "chosen", "refused"),
     [
         ({}, Sdpa, []),
         ({"form": "causal"}, Sdpa, []),
-        ({"padded": True}, SdpaMasked, ["sdpa takes no padding"]),
-        ({"bias": True}, SdpaMasked, ["sdpa takes no bias"]),
-        ({"form": "window"}, SdpaMasked, ["sdpa knows full and causal masks, and this one is of form window"]),
+        ({"padded": True}, SdpaMasked, ["sdpa takes no padding", *other_form("full")]),
+        ({"bias": True}, SdpaMasked, ["sdpa takes no bias", *other_form("full")]),
+        ({"form": "window"}, BlockLocal, ["sdpa knows full and causal masks, and this one is of form window"]),
+        (
+            {"form": "window", "bias": True},
+            SdpaMasked,
+            [
+                "sdpa knows full and causal masks, and this one is of form window",
+                "block_local takes no bias: one over all pairs is Q x S already",
+                other_form("window")[1],
+            ],
+        ),
+        (
+            {"form": "listed", "fused": False, "padded": True},
+            Gather,
+            ["sdpa computes softmax alone, and this sparsifier needs the logits", other_form("listed")[0]],
+        ),
         (
             {"fused": False},
             Reference,
             [
                 "sdpa computes softmax alone, and this sparsifier needs the logits",
+                *other_form("full"),
                 "sdpa_masked computes softmax alone, and this sparsifier needs the logits",
             ],
         ),
@@ -125,7 +150,7 @@ def test_auto_keeps_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     _, refusals = Auto().plan(request(padded=True))
     refusals.clear()
     monkeypatch.setattr(Sdpa, "refuses", lambda self, request: pytest.fail("asked again"))
-    assert Auto().plan(request(padded=True))[1] == ["sdpa takes no padding"]
+    assert Auto().plan(request(padded=True))[1] == ["sdpa takes no padding", *other_form("full")]
 
 
 @pytest.mark.parametrize("kernel", [Sdpa(), SdpaMasked()], ids=repr)

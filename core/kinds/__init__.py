@@ -9,7 +9,7 @@ from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
 from core.kinds.kernel import Kernel, Request
 from core.kinds.loss import Loss
-from core.kinds.mask import Mask
+from core.kinds.mask import Layout, Mask
 from core.kinds.metric import Metric, Tally
 from core.kinds.path import FlowPath, PathPoint, Target
 from core.kinds.plugin import Plugin
@@ -40,6 +40,7 @@ __all__ = [
     "GateLayer",
     "Job",
     "Kernel",
+    "Layout",
     "Loss",
     "Mask",
     "Metric",

@@ -13,7 +13,7 @@ from core.kinds.plugin import Plugin
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from core.kinds.mask import Mask
+    from core.kinds.mask import Layout, Mask
 
 
 class NoWeights(ValueError):
@@ -53,6 +53,7 @@ class AttentionLayer(Protocol):
         context_BSD: Tensor | None = None,
         bias: Tensor | None = None,
         real_BS: Tensor | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Tokens after attention, (B, Q, D).
 
@@ -62,4 +63,5 @@ class AttentionLayer(Protocol):
             context_BSD: sources of cross attention.
             bias: added to the logits, broadcastable to (B, H, Q, S); refused by layers without logits.
             real_BS: bool, True where a source token is real, False where it is padding.
+            layout: what masks may have to know of the tokens; the layer fills in sizes and `real_BS`.
         """

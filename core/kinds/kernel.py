@@ -60,4 +60,4 @@ class Kernel(Plugin):
         real_BS: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """The weighted sum, (B, H, Q, V)."""
+        """The weighted sum, (B, H, Q, V). The mask is what `Mask.on` returned: it knows its tokens."""

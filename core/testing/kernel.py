@@ -15,20 +15,33 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.kinds.kernel import Kernel, Request
-from core.kinds.mask import Form, Mask
+from core.kinds.mask import Band, Banded, Form, Mask
 from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds
 from core.testing.mask import Table
 
 
-@attrs.frozen
-class Ruled(Mask):
-    """A full or causal mask, for a kernel that recognises the form."""
+@attrs.frozen(eq=False)
+class Lists(Mask):
+    """A list of sources for each query of each sample, (B, Q, C), -1 for none."""
 
-    form: Form  # type: ignore[misc]
+    index_BQC: Tensor
 
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
-        q, s = torch.broadcast_tensors(q, s)
-        return q >= s if self.form == "causal" else torch.ones_like(q, dtype=torch.bool)
+        return (self.index_BQC[:, q] == s[..., None]).any(-1)
+
+    @property
+    def listed(self) -> Tensor:
+        return self.index_BQC
+
+
+@attrs.frozen(eq=False)
+class Samples(Mask):
+    """A rule that differs between samples: pairs in so many words, (B, Q, S)."""
+
+    shown_BQS: Tensor
+
+    def sees(self, q: Tensor, s: Tensor) -> Tensor:
+        return self.shown_BQS[:, q, s]
 
 
 class Explicit(nn.Module):
@@ -48,7 +61,7 @@ class Explicit(nn.Module):
         return positive / torch.where(total == 0, 1.0, total)
 
 
-FORMS: tuple[Form, ...] = ("full", "causal", "predicate")
+FORMS: tuple[Form, ...] = ("full", "causal", "window", "listed", "predicate")
 REQUESTS = [
     Request(fused=fused, form=form, padded=padded, bias=bias)
     for form, fused, padded, bias in itertools.product(FORMS, (True, False), (True, False), (True, False))
@@ -70,7 +83,8 @@ class Problem:
     @property
     def visible_BHQS(self) -> Tensor:
         queries, sources = self.q_BHQK.shape[2], self.k_BHSK.shape[2]
-        visible = self.mask.dense(queries, sources).expand(*self.q_BHQK.shape[:2], -1, -1)
+        visible = self.mask.dense(queries, sources)
+        visible = (visible if visible.ndim == 2 else visible[:, None]).expand(*self.q_BHQK.shape[:2], -1, -1)
         return visible if self.real_BS is None else visible & self.real_BS[:, None, None, :]
 
     def inputs(self, dtype: torch.dtype) -> list[Tensor]:
@@ -95,10 +109,34 @@ class Problem:
 
 
 @st.composite
+def masks(draw: st.DrawFn, form: Form, seed: int, shape: tuple[int, int, int], seen: float) -> Mask:
+    """A mask of a form, for a batch, queries and sources; `seen` is the share of pairs where that can be chosen."""
+    _, queries, sources = shape
+    if form in ("full", "causal"):
+        return Banded(rule=Band(causal=form == "causal"))
+    if form == "listed":
+        shuffled_BQS = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).argsort(-1)
+        some_BQC = shuffled_BQS[..., : draw(st.integers(0, sources))]
+        return Lists(some_BQC.masked_fill(~coins(seed + 6, *some_BQC.shape, heads=seen), -1))
+    table = (
+        Table(coins(seed, queries, sources, heads=seen))
+        if draw(st.booleans())
+        else Samples(coins(seed, *shape, heads=seen))
+    )
+    if form == "predicate":
+        return table
+    width = st.integers(0, 5) | st.integers(0, max(queries, sources) + 1)
+    anchors = draw(st.sampled_from([0, 1, 2, 5]))
+    shift = draw(st.sampled_from([anchors, anchors, 0]) | st.integers(-2 * queries, 2 * sources))
+    local = Banded(rule=Band(window=draw(width), causal=draw(st.booleans()), anchors=anchors, shift=shift))
+    return draw(st.sampled_from([local, local, local & table]))
+
+
+@st.composite
 def problems(draw: st.DrawFn, kernel: Kernel) -> Problem:
     """A problem that the kernel says it can serve."""
     request = draw(st.sampled_from([r for r in REQUESTS if kernel.refuses(r) is None]))
-    few, many = st.integers(1, 3), st.integers(1, 9) | st.sampled_from([33, 70])
+    few, many = st.integers(1, 3), st.integers(1, 9) | st.sampled_from([33, 70, 150])
     batch, heads, queries, sources, key = draw(few), draw(few), draw(many), draw(many), draw(st.integers(1, 9))
     value = draw(st.sampled_from([key, key + 1]))
     seed = draw(seeds)
@@ -106,7 +144,7 @@ def problems(draw: st.DrawFn, kernel: Kernel) -> Problem:
         st.sampled_from([(batch, heads, queries, sources), (1, heads, queries, sources), (queries, sources)])
     )
     seen = draw(st.sampled_from([0.0, 0.5, 0.9]))
-    mask = Table(coins(seed, queries, sources, heads=seen)) if request.form == "predicate" else Ruled(request.form)
+    mask = draw(masks(request.form, seed, (batch, queries, sources), seen))
     return Problem(
         randn(seed + 1, batch, heads, queries, key),
         randn(seed + 2, batch, heads, sources, key),

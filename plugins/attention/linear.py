@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.kinds.attention import Attention, NoWeights
 from core.kinds.gate import Gate
-from core.kinds.mask import Mask
+from core.kinds.mask import Layout, Mask
 from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention.pairwise import head_width, without_padding
@@ -62,6 +62,7 @@ class LinearLayer(nn.Module):
         context_BSD: Tensor | None = None,
         bias: Tensor | None = None,
         real_BS: Tensor | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Tokens after attention, (B, Q, D), of the dtype of `x_BQD`.
 
@@ -71,6 +72,7 @@ class LinearLayer(nn.Module):
             context_BSD: sources of cross attention.
             bias: None.
             real_BS: bool, False on source tokens that are padding, whatever they hold, NaN included.
+            layout: not needed, as nothing is hidden but padding.
 
         Raises:
             ValueError: a bias, or a mask over pairs.
@@ -99,6 +101,7 @@ class LinearLayer(nn.Module):
         context_BSD: Tensor | None = None,
         bias: Tensor | None = None,
         real_BS: Tensor | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Refused: arguments as in `forward`.
 

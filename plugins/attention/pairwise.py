@@ -5,6 +5,7 @@ B batch, Q query and S source tokens, N either, D width, H heads, K head width.
 
 from __future__ import annotations
 
+import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from core.kinds.attention import Attention
 from core.kinds.gate import Gate
 from core.kinds.kernel import Kernel, Request
-from core.kinds.mask import Mask
+from core.kinds.mask import Layout, Mask
 from core.kinds.sparsifier import Sparsifier
 from core.params import knob, params, slot
-from core.train.streams import Dropout
+from core.train.streams import Dropout, Stochastic
 
 
 @params
@@ -59,6 +60,7 @@ class PairwiseLayer(nn.Module):
         self.sparsifier = plugin.sparsifier.build(plugin.heads)
         self.gate = plugin.gate.build(width, plugin.heads, head)
         self.dropout = Dropout(plugin.dropout)
+        self.chance = Stochastic()
 
     def forward(
         self,
@@ -68,6 +70,7 @@ class PairwiseLayer(nn.Module):
         context_BSD: Tensor | None = None,
         bias: Tensor | None = None,
         real_BS: Tensor | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Tokens after attention, (B, Q, D), of the dtype of `x_BQD`.
 
@@ -80,11 +83,13 @@ class PairwiseLayer(nn.Module):
             real_BS: bool, False on source tokens that are padding, whatever they hold, NaN included. Pass None where
                 nothing is padded: only then can a kernel without a mask be chosen, as looking would cost a
                 synchronisation.
+            layout: what masks may have to know of the tokens: sides, neighbours, anchors, padding of the queries of
+                cross attention. Sizes and the padding of the sources are filled in here.
 
         Raises:
-            ValueError: the chosen kernel cannot serve this mask, bias or padding.
+            ValueError: the chosen kernel cannot serve this mask, bias or padding; a mask lacks what it must know.
         """
-        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
+        joined = self._joined(mask, layout, x_BQD, context_BSD, real_BS)
         self._check(joined, bias is not None, real_BS is not None, x_BQD.device.type)
         x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS)
         q_BHQK, k_BHSK, v_BHSK = self._project(x_BQD, context_BSD)
@@ -102,17 +107,43 @@ class PairwiseLayer(nn.Module):
         context_BSD: Tensor | None = None,
         bias: Tensor | None = None,
         real_BS: Tensor | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """The weights that `forward` gives the sources, (B, H, Q, S), for figures: O(Q * S) memory.
 
         They are what the kernel itself returns where the values are the unit vectors. Arguments as in `forward`.
         """
-        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
+        joined = self._joined(mask, layout, x_BQD, context_BSD, real_BS)
         x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS)
         q_BHQK, k_BHSK, v_BHSK = self._project(x_BQD, context_BSD)
         unit_SS = torch.eye(v_BHSK.shape[2], dtype=v_BHSK.dtype, device=v_BHSK.device)
         unit_BHSS = unit_SS.expand(*v_BHSK.shape[:2], -1, -1)
         return self.plugin.kernel.attend(q_BHQK, k_BHSK, unit_BHSS, joined, self.sparsifier, real_BS=real_BS, bias=bias)
+
+    def _joined(
+        self,
+        mask: Mask | None,
+        layout: Layout | None,
+        x_BQD: Tensor,
+        context_BSD: Tensor | None,
+        real_BS: Tensor | None,
+    ) -> Mask:
+        """The plugin's mask and the given one, told of the tokens of this call."""
+        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
+        layout = layout or Layout()
+        told = attrs.evolve(
+            layout,
+            queries=x_BQD.shape[1],
+            sources=(x_BQD if context_BSD is None else context_BSD).shape[1],
+            apart=context_BSD is not None,
+            real_BQ=real_BS if context_BSD is None else layout.real_BQ,
+            real_BS=real_BS,
+            chance=self._draw if self.training and not x_BQD.is_meta else None,
+        )
+        return joined.on(told)
+
+    def _draw(self) -> float:
+        return float(self.chance.uniform((1,), torch.empty(0, device="cpu")))
 
     def _project(self, x_BQD: Tensor, context_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.plugin.heads, -1)

@@ -43,7 +43,7 @@ class Reference(Kernel):
         logits_BHQS = q_BHQK @ k_BHSK.transpose(-1, -2) / math.sqrt(q_BHQK.shape[-1])
         if bias is not None:
             logits_BHQS = logits_BHQS + bias.to(logits_BHQS.dtype)
-        visible = mask.dense(q_BHQK.shape[2], k_BHSK.shape[2], q_BHQK.device)
+        visible = visible_pairs(mask, q_BHQK.shape[2], k_BHSK.shape[2], q_BHQK.device)
         if real_BS is not None:
             visible = visible & real_BS[:, None, None, :]
         return sparsifier(logits_BHQS, visible) @ v_BHSV
@@ -59,3 +59,9 @@ def without_padding(k_BHSK: Tensor, v_BHSV: Tensor, real_BS: Tensor | None) -> t
         return k_BHSK, v_BHSV
     real_B1S1 = real_BS[:, None, :, None]
     return torch.where(real_B1S1, k_BHSK, 0.0), torch.where(real_B1S1, v_BHSV, 0.0)
+
+
+def visible_pairs(mask: Mask, queries: int, sources: int, device: torch.device) -> Tensor:
+    """The whole rule with an axis for the heads, (1, 1, Q, S), or (B, 1, Q, S) where samples differ."""
+    visible = mask.dense(queries, sources, device)
+    return visible[None, None] if visible.ndim == 2 else visible[:, None]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.kinds.kernel import Kernel, Request
 from core.kinds.mask import Mask
 from core.params import params
-from plugins.kernels.reference import without_padding
+from plugins.kernels.reference import visible_pairs, without_padding
 
 
 @params
@@ -22,8 +22,9 @@ class SdpaMasked(Kernel):
     """Softmax attention under any mask, padding and bias, fused.
 
     Padding alone is a mask of B x S, so memory stays O(Q + S); a rule over pairs adds one Q x S matrix that all heads
-    share, and a bias what the bias costs. A bias that wants a gradient makes PyTorch form the logits. A row that sees
-    nothing is zero, values and gradients, in every backend of PyTorch since 2.5 (pytorch/pytorch#131060).
+    share (B of them where samples differ), and a bias what the bias costs. A bias that wants a gradient makes PyTorch
+    form the logits. A row that sees nothing is zero, values and gradients, in every backend of PyTorch since 2.5
+    (pytorch/pytorch#131060).
 
     Source: `torch.nn.functional.scaled_dot_product_attention` with `attn_mask`.
     """
@@ -47,8 +48,8 @@ class SdpaMasked(Kernel):
         k_BHSK, v_BHSV = without_padding(k_BHSK, v_BHSV, real_BS)
         visible = None if real_BS is None else real_BS[:, None, None, :]
         if mask.form != "full":
-            pairs_QS = mask.dense(q_BHQK.shape[2], k_BHSK.shape[2], q_BHQK.device)
-            visible = pairs_QS[None, None] if visible is None else visible & pairs_QS
+            pairs = visible_pairs(mask, q_BHQK.shape[2], k_BHSK.shape[2], q_BHQK.device)
+            visible = pairs if visible is None else visible & pairs
         attn_mask = visible
         if bias is not None:
             bias = bias.to(q_BHQK.dtype)

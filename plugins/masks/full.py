@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from core.kinds.mask import Form, Mask
+from core.kinds.mask import Band, Mask
 from core.params import params
 
 
@@ -18,7 +16,9 @@ class Full(Mask):
     Padding is no part of it: that is data and reaches attention as `real_BS`.
     """
 
-    form: ClassVar[Form] = "full"
+    @property
+    def band(self) -> Band:
+        return Band()
 
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
         return torch.ones(torch.broadcast_shapes(q.shape, s.shape), dtype=torch.bool, device=q.device)

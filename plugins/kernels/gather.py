@@ -1,0 +1,69 @@
+"""Each query reads the sources of its own list.
+
+B batch, H heads, Q query and S source tokens, K key width, V value width, C candidates of a query.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.kinds.kernel import Kernel, Request
+from core.kinds.mask import Mask
+from core.params import params
+from plugins.kernels.reference import without_padding
+
+
+@params
+class Gather(Kernel):
+    """Attention under a mask that lists the sources of each query: neighbours, aligned windows.
+
+    O(Q * C) time and memory, any sparsifier; keys and values are copied for every query, so it pays where lists are
+    much shorter than the sources (a mask lists nothing otherwise).
+    """
+
+    priority: ClassVar[int] = 16
+
+    def refuses(self, request: Request) -> str | None:
+        if request.form != "listed":
+            return f"gather serves masks that list the sources of a query, and this one is of form {request.form}"
+        return "gather takes no bias: one over all pairs is Q x S already" if request.bias else None
+
+    def attend(
+        self,
+        q_BHQK: Tensor,
+        k_BHSK: Tensor,
+        v_BHSV: Tensor,
+        mask: Mask,
+        sparsifier: nn.Module,
+        *,
+        real_BS: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        listed = mask.listed
+        if listed is None or bias is not None:
+            raise ValueError("gather serves masks that list few sources a query, without a bias; choose kernel = auto")
+        if listed.shape[-1] == 0:
+            return q_BHQK.new_zeros(*q_BHQK.shape[:3], v_BHSV.shape[-1])
+        k_BHSK, v_BHSV = without_padding(k_BHSK, v_BHSV, real_BS)
+        batch, sources = len(q_BHQK), k_BHSK.shape[2]
+        listed_BQC = listed.to(q_BHQK.device).expand(batch, -1, -1)
+        flat_BQC = listed_BQC.clamp(min=0) + sources * torch.arange(batch, device=q_BHQK.device)[:, None, None]
+        visible_BQC = listed_BQC >= 0
+        if real_BS is not None:
+            visible_BQC = visible_BQC & real_BS.flatten()[flat_BQC]
+        k_BHQCK, v_BHQCV = (_read(t, flat_BQC) for t in (k_BHSK, v_BHSV))
+        logits_BHQC = (k_BHQCK @ q_BHQK[..., None])[..., 0] / math.sqrt(q_BHQK.shape[-1])
+        weights_BHQC = sparsifier(logits_BHQC, visible_BQC[:, None])
+        return (weights_BHQC[..., None, :] @ v_BHQCV)[..., 0, :]
+
+
+def _read(t_BHSK: Tensor, flat_BQC: Tensor) -> Tensor:
+    """The listed rows, (B, H, Q, C, K). An embedding, as its backward pass is the fastest scatter that PyTorch has."""
+    heads = t_BHSK.shape[1]
+    rows = t_BHSK.transpose(1, 2).flatten(2).flatten(0, 1)
+    return F.embedding(flat_BQC, rows).unflatten(-1, (heads, -1)).permute(0, 3, 1, 2, 4)
