@@ -17,15 +17,28 @@ if TYPE_CHECKING:
 class Gate(Plugin):
     """An epilogue of the weighted sum, outside the kernel, so that it never blocks a fast one.
 
-    Laws (`core.testing.gate.GateLaws`): shape and dtype are kept; scores lie in [0, 1]; scores of 1 leave the input
-    as it is; each token's gate depends on that token alone; the gradient reaches the gate's own parameters.
+    Any gate fuses two branches too: `core.fusion.Fusion` presents them as two heads. What a gate wants of the training
+    loss, such as a penalty on its weights, it tells by `core.auxiliary`.
+
+    Laws (`core.testing.gate.GateLaws`): shape and dtype are kept; scores lie in [0, 1], also for tokens of 1e30; scores
+    of 1 leave the input as it is; each token's gate depends on that token alone; the gradient reaches the gate's own
+    parameters; a saved state gives the same gate again.
     """
 
     KIND: ClassVar[str] = "gate"
 
     @abstractmethod
     def build(self, width: int, heads: int, head_width: int) -> nn.Module:
-        """A module with the two methods of `GateLayer`."""
+        """A module with the two methods of `GateLayer`.
+
+        Args:
+            width: D of the tokens that the gate reads.
+            heads: H of what it scales.
+            head_width: V of what it scales.
+
+        Raises:
+            ValueError: the gate cannot scale that many heads.
+        """
 
 
 class GateLayer:

@@ -12,6 +12,7 @@ from core.kinds import System
 from core.report.curves import expert_load, gate_histograms, learning_curves
 from core.report.page import Figure, Page, Text, score_tables, verdicts, write_page
 from core.report.store import load_evaluation, load_gates, load_records
+from core.train.probe import judge_gates
 from core.train.rundir import read_record
 
 CAPTIONS = {
@@ -62,7 +63,7 @@ def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] 
         subtitle=f"run {record['digest'][:16]}, {record['parameters']:,} parameters, "
         f"{record['flops_per_step'] / 1e9:.3g} GFLOP a training step",
         verdicts=verdicts(evaluation.scores),
-        notes=(*_split(record["data"]), *evaluation.notes),
+        notes=(*_split(record["data"]), *evaluation.notes, *_gates(records)),
         tables=tuple(score_tables(evaluation.scores)),
         figures=tuple(figures),
         texts=(
@@ -81,6 +82,12 @@ def _split(card: dict[str, Any]) -> list[str]:
     facts = card["facts"]
     told = [f"Data: {', '.join(f'{n:,} {name}' for name, n in card['splits'].items())} items."]
     return told + [f"{key.capitalize()}: {facts[key]}." for key in ("split", "transform", "source") if key in facts]
+
+
+def _gates(records: Sequence[dict[str, float]]) -> list[str]:
+    """What the log warned of: gates outside the healthy range."""
+    total = max((record["step"] for record in records), default=0)
+    return [f"Warning: {sentence}." for sentence in judge_gates(records, int(total)).values()]
 
 
 def _data(card: dict[str, Any]) -> str:

@@ -16,15 +16,19 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from core.auxiliary import listen
 from core.errors import RunFailed
 from core.kinds import Batch, Source, Split, Strategy, System, Terms, Track
 from core.train.average import Average
 from core.train.checkpoint import Checkpoint, latest, load, save
 from core.train.guard import name_culprit
+from core.train.probe import gate_numbers, judge_gates, watch_gates
 from core.train.rundir import RunDir
 from core.train.settings import Train
 from core.train.streams import Streams, stochastic, stream_seed
 
+GATE_TOKENS = 256
+"""tokens of a training batch whose gate scores are logged: what a mean and a share need, at a cost that is not felt"""
 VALID_DRAWS = 4
 """draws of times and noise for each validation unit; the same in every validation"""
 
@@ -77,6 +81,7 @@ class Trainer:
         self.called = strategy.wrap(self.model)
         self.place = Place()
         self.best: dict[str, Tensor] = {}
+        self.warned: set[str] = set()
         self.total = settings.steps
         if settings.epochs:
             batches = math.ceil(settings.epochs * self.train_split.batches(0))
@@ -111,6 +116,10 @@ class Trainer:
             step = self.place.step
             numbers["seconds"] = time.perf_counter() - began
             listener.step(step, numbers)
+            for gate, sentence in judge_gates([numbers | {"step": step}], self.total).items():
+                if gate not in self.warned:
+                    self.warned.add(gate)
+                    listener.say(f"warning: {sentence}")
             if step % settings.log_every == 0 or step == self.total:
                 track.log(step, {k: v for k, v in numbers.items() if k != "seconds"})
             due = settings.validate_every and step % settings.validate_every == 0
@@ -172,11 +181,17 @@ class Trainer:
             group["lr"] = learning_rate(settings, step, self.total)
         numbers: dict[str, float] = {}
         again: list[Callable[[], Tensor]] = []
+        logged = (step + 1) % settings.log_every == 0 or step + 1 == self.total
         for micro in range(settings.accumulate):
             draw = step * settings.accumulate + micro
             batch = self._next(self.train_split).to(self.device)
             again.append(lambda b=batch, d=draw: self._forward(b, d).total())  # type: ignore[misc]
-            terms = self._forward(batch, draw)
+            if logged and micro == 0:
+                with watch_gates(self.model, GATE_TOKENS) as gates:
+                    terms = self._forward(batch, draw)
+                numbers |= gate_numbers(gates)
+            else:
+                terms = self._forward(batch, draw)
             loss = terms.total() / settings.accumulate
             if not torch.isfinite(loss):
                 raise name_culprit(self.model, again[-1:], step + 1)
@@ -199,8 +214,9 @@ class Trainer:
     def _forward(self, batch: Batch, draw: int) -> Terms:
         self.streams.reseed(self.random, draw)
         half = self.settings.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            return self.system.step(self.called, batch, self.streams, draw)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half), listen() as told:
+            terms = self.system.step(self.called, batch, self.streams, draw)
+        return attrs.evolve(terms, auxiliary=terms.auxiliary | told)
 
     def _next(self, split: Split) -> Batch:
         if self.place.index >= split.batches(self.place.epoch):

@@ -1,24 +1,40 @@
-"""What the gates of a model do on real input, seen from outside: no gate keeps state for this."""
+"""What the gates of a model do on real input, seen from outside: no gate keeps state for this.
+
+A gate is healthy while its mean score lies in `MEAN`, its scores have a standard deviation of at least `SPREAD`, and at
+most `SATURATED` of them are saturated. The range is wide on purpose: gates of good language models are sparse, with
+mean scores of 0.12 by channel and 0.17 by head (Qiu et al. 2025, arXiv:2505.06708), and only a gate that is shut, open
+or constant for nearly every token is one that might as well not be there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core.auxiliary import listen
 from core.kinds import GateLayer
 
 BINS = 40
 LOW, HIGH = 0.05, 0.95
 """scores beyond these count as saturated: the gate passes next to nothing, or next to everything"""
+MEAN, SPREAD, SATURATED = (0.02, 0.98), 1e-3, 0.95
+SETTLED = 0.1
+"""share of the training before which no gate is judged: some start constant, or open"""
+STATS = "stat/gate/"
+"""what the keys of gate statistics in metrics.jsonl begin with"""
 
 
 @contextmanager
-def watch_gates(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
+def watch_gates(model: nn.Module, most: int | None = None) -> Iterator[dict[str, dict[str, Any]]]:
     """Inside the block every forward pass adds to the statistics; they are complete when it ends.
+
+    Args:
+        model: holds the gates. Of a gate that is made of gates, such as `dual`, the inner ones are watched.
+        most: tokens of a forward pass that are looked at, spread evenly; None: all, padding included.
 
     Yields:
         module name -> mean, std, saturated share, counts of scores over `edges` (from 0 to 1).
@@ -27,8 +43,9 @@ def watch_gates(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
     found: dict[str, dict[str, Any]] = {}
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, GateLayer):
-            handles.append(module.register_forward_pre_hook(_collect(name, sums)))  # type: ignore[attr-defined]
+        inner = any(isinstance(m, GateLayer) for m in module.modules() if m is not module)
+        if isinstance(module, GateLayer) and not inner:
+            handles.append(module.register_forward_pre_hook(_collect(name, sums, most)))  # type: ignore[attr-defined]
     try:
         yield found
     finally:
@@ -46,10 +63,58 @@ def watch_gates(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
         }
 
 
-def _collect(name: str, sums: dict[str, list[Tensor]]) -> Any:
+def gate_numbers(gates: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Mean, spread and saturated share of each gate, as they stand in metrics.jsonl."""
+    return {f"{STATS}{name}/{key}": gate[key] for name, gate in gates.items() for key in ("mean", "std", "saturated")}
+
+
+def unhealthy(mean: float, std: float, saturated: float) -> str | None:
+    """What is wrong with a gate of these statistics, as a half sentence; None for a healthy one."""
+    low, high = MEAN
+    if mean < low:
+        return f"it shuts nearly everything out (mean score {mean:.3g}, healthy from {low:g}); raise its bias"
+    if mean > high:
+        return f"it lets nearly everything pass (mean score {mean:.3g}, healthy to {high:g}); lower its bias"
+    if saturated > SATURATED:
+        return (
+            f"{saturated:.0%} of its scores are below {LOW:g} or above {HIGH:g} (healthy to {SATURATED:.0%}); "
+            "limit its weights (spectral) or choose the gate tempered"
+        )
+    if std < SPREAD:
+        return f"all its scores are alike (standard deviation {std:.2g}, healthy from {SPREAD:g}); it is a constant"
+    return None
+
+
+def judge_gates(records: Iterable[Mapping[str, float]], total: int) -> dict[str, str]:
+    """One sentence for each gate that left the healthy range once training had settled.
+
+    Args:
+        records: lines of metrics.jsonl, or the numbers of one step with its `step`.
+        total: steps of the whole training.
+    """
+    found: dict[str, str] = {}
+    for record in records:
+        if record["step"] < SETTLED * total:
+            continue
+        for key in record:
+            name = key.removeprefix(STATS).removesuffix("/mean")
+            if key != f"{STATS}{name}/mean" or name in found:
+                continue
+            wrong = unhealthy(*(record[f"{STATS}{name}/{stat}"] for stat in ("mean", "std", "saturated")))
+            if wrong is not None:
+                found[name] = f"gate {name}, step {record['step']:.0f}: {wrong}"
+    return found
+
+
+def _collect(name: str, sums: dict[str, list[Tensor]], most: int | None) -> Any:
     @torch.no_grad()
     def hook(module: Any, given: tuple[Tensor, ...]) -> None:
-        scores = module.scores(given[1])
+        x_BQD = given[1]
+        tokens = x_BQD.shape[0] * x_BQD.shape[1]
+        if most is not None and tokens > most:  # a token's scores are its own affair, whatever stands beside it
+            x_BQD = x_BQD.flatten(0, 1)[None, :: -(-tokens // most)]
+        with listen():  # what the gate tells of its weights was told by the pass itself, and must not count twice
+            scores = module.scores(x_BQD)
         if scores is None:
             return
         s = scores.detach().double().reshape(-1).cpu()

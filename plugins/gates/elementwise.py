@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from core.kinds.gate import Gate, GateLayer
+from core.kinds.gate import Gate
 from core.params import knob, params
+from plugins.gates._scores import Start
+from plugins.gates._spectral import Mode, Spectral
+from plugins.gates.sigmoid import SigmoidGate
 
 
 @params
@@ -21,30 +18,11 @@ class Elementwise(Gate):
     """
 
     bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts near half open, 4 nearly open")
+    weights: Start = knob("linear", "first weights: those of a linear layer, or zero, so that the bias alone decides")
+    spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
+    spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0)
+    spectral_weight: float = knob(0.01, "weight of the penalty's square", ge=0.0)
 
-    def build(self, width: int, heads: int, head_width: int) -> ChannelGate:
-        return ChannelGate(width, heads, head_width, self.bias)
-
-
-class ChannelGate(GateLayer, nn.Module):
-    """sigmoid(W x + b) with W (H * V, D) and b (H * V,), rows ordered by head, then channel."""
-
-    def __init__(self, width: int, heads: int, head_width: int, bias: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.weight = nn.Parameter(torch.empty(heads * head_width, width))
-        self.bias = nn.Parameter(torch.empty(heads * head_width))
-        self.initial_bias = bias
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Weights as those of a linear layer, the bias at its initial value."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        nn.init.constant_(self.bias, self.initial_bias)
-
-    def scores(self, x_BQD: Tensor) -> Tensor:
-        """Multipliers in [0, 1], (B, Q, H, V)."""
-        return torch.sigmoid(F.linear(x_BQD, self.weight, self.bias)).unflatten(-1, (self.heads, -1))
-
-    def forward(self, out_BHQV: Tensor, x_BQD: Tensor) -> Tensor:
-        return out_BHQV * self.scores(x_BQD).transpose(1, 2).to(out_BHQV.dtype)
+    def build(self, width: int, heads: int, head_width: int) -> SigmoidGate:
+        limit = Spectral(self.spectral, self.spectral_bound, self.spectral_weight)
+        return SigmoidGate("channel", width, heads, head_width, bias=self.bias, start=self.weights, limit=limit)
