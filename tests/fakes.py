@@ -175,6 +175,12 @@ class Wide(FFN):
     def build(self, width: int) -> None:
         """Never called."""
 
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
+
 
 @params
 class Nest(FFN):
@@ -185,6 +191,12 @@ class Nest(FFN):
 
     def build(self, width: int) -> None:
         """Never called."""
+
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
 
 
 @params

@@ -15,11 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.kinds import FFN
 from core.testing.draws import close, coins, gradients, law, randn, seeds, started
 from core.testing.ffn import FFNLaws, MixtureLaws
+from core.train.between import tell_step_taken
 from core.train.streams import Streams
 from plugins.ffn.dense import ACTIVATIONS, Dense
 from plugins.ffn.moe import Moe, MoeLayer
+from plugins.ffn.swiglu import Swiglu, swiglu
 
 activations = st.sampled_from(sorted(ACTIVATIONS))
+inner_activations = st.sampled_from([*sorted(ACTIVATIONS), "swiglu"])
 dropouts = st.sampled_from([0.0, 0.5])
 
 
@@ -30,18 +33,21 @@ def moes(draw: st.DrawFn) -> Moe:
         experts=experts,
         top_k=draw(st.integers(1, experts)),
         ratio=draw(st.floats(0.5, 5.0)),
-        activation=draw(activations),
+        shared=draw(st.integers(0, 2)),
+        activation=draw(inner_activations),
         dropout=draw(dropouts),
         jitter=draw(st.sampled_from([0.0, 0.1])),
-        balance=draw(st.sampled_from(["loss", "none"])),
+        capacity=draw(st.sampled_from([None, 0.3, 1.0])),
+        balance=draw(st.sampled_from(["loss", "bias", "none"])),
         z_weight=draw(st.sampled_from([0.0, 0.1])),
     )
 
 
 denses = st.builds(Dense, ratio=st.floats(0.1, 5.0), activation=activations, dropout=dropouts)
+swiglus = st.builds(Swiglu, ratio=st.floats(0.1, 5.0), dropout=dropouts)
 
 
-@pytest.mark.parametrize("ffn", [denses, moes()], ids=["dense", "moe"])
+@pytest.mark.parametrize("ffn", [denses, swiglus, moes()], ids=["dense", "swiglu", "moe"])
 class TestFFNs(FFNLaws):
     """The laws of feed-forward networks."""
 
@@ -54,13 +60,18 @@ class TestMixtures(MixtureLaws):
 def by_hand(layer: MoeLayer, x_BTD: Tensor) -> Tensor:
     """Every expert computes every token, and the tokens that did not choose it give it a weight of 0."""
     plugin, experts = layer.plugin, layer.experts
-    logits_BTE = layer.router(x_BTD)
-    top_BTK = logits_BTE.topk(plugin.top_k).values
-    chosen_BTE = logits_BTE >= top_BTK[..., -1:]
+    activation = swiglu if plugin.activation == "swiglu" else ACTIVATIONS[plugin.activation]
+    logits_BTE = x_BTD @ layer.router.weight.T
+    offset_E = torch.zeros(plugin.experts) if layer.router.offset_E is None else layer.router.offset_E
+    chosen_BTK = (logits_BTE + offset_E).topk(plugin.top_k).indices
+    chosen_BTE = F.one_hot(chosen_BTK, plugin.experts).sum(2) > 0
     weights_BTE = torch.where(chosen_BTE, logits_BTE, float("-inf")).softmax(-1)
-    inner_BTEF = torch.einsum("btd,edf->btef", x_BTD, experts.up_EDF) + experts.up_bias_EF
-    out_BTED = torch.einsum("btef,efd->bted", ACTIVATIONS[plugin.activation](inner_BTEF), experts.down_EFD)
-    return (weights_BTE[..., None] * (out_BTED + experts.down_bias_ED)).sum(2)
+    inner_BTEF = torch.einsum("btd,edf->btef", x_BTD, experts.up_EDF)
+    inner_BTEF = inner_BTEF if experts.up_bias_EF is None else inner_BTEF + experts.up_bias_EF
+    out_BTED = torch.einsum("btef,efd->bted", activation(inner_BTEF), experts.down_EFD)
+    out_BTED = out_BTED if experts.down_bias_ED is None else out_BTED + experts.down_bias_ED
+    out_BTD = (weights_BTE[..., None] * out_BTED).sum(2)
+    return out_BTD if layer.shared is None else out_BTD + layer.shared(x_BTD)[0]
 
 
 @law
@@ -68,10 +79,26 @@ def by_hand(layer: MoeLayer, x_BTD: Tensor) -> Tensor:
 def test_grouped_execution_equals_the_dense_mixture(plugin: Moe, batch: int, tokens: int, seed: int) -> None:
     """Values and gradients are those of all experts on all tokens, weighted; with top_k = experts too."""
     layer = started(plugin.build(6), seed)
+    if layer.router.offset_E is not None:
+        layer.router.offset_E.copy_(randn(seed + 2, plugin.experts))
     x_BTD = randn(seed, batch, tokens, 6).requires_grad_()
     inputs = [x_BTD, *layer.parameters()]
     fast, slow = layer(x_BTD)[0], by_hand(layer, x_BTD)
     close([fast, *gradients(fast, inputs)], [slow, *gradients(slow, inputs)])
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_gradients_of_gradients(activation: str) -> None:
+    """First and second derivatives agree with finite differences."""
+    layer = started(Moe(experts=3, top_k=2, shared=1, ratio=2.0, activation=activation).build(4), 0)
+    x_BTD, names = randn(1, 1, 3, 4).requires_grad_(), [n for n, _ in layer.named_parameters()]
+
+    def out(x_BTD: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x_BTD,))[0]
+
+    inputs = (x_BTD, *layer.parameters())
+    assert torch.autograd.gradcheck(out, inputs)
+    assert torch.autograd.gradgradcheck(out, inputs)
 
 
 @law
