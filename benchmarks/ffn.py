@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.kinds import FFN
 from plugins.ffn._grouped import combine, fetch, serve
@@ -115,10 +115,11 @@ def main() -> None:
         middle, (bar, goal) = statistics.median(found), BARS[size]
         low, high = found[len(found) // 4], found[3 * len(found) // 4]
         flops = moe.flops(options.width, options.tokens) / plugin.flops(options.width, options.tokens)
-        aim = "" if goal is None else f"; goal {goal}: {'reached' if middle <= goal else 'missed'}"
+        aim = f"bar {bar}: {'reached' if middle <= bar else 'MISSED'}"
+        aim += "" if goal is None else f", goal {goal}: {'reached' if middle <= goal else 'missed'}"
         print(
             f"moe{options.experts}x{options.top_k} over dense of the {size} size: time {middle:.3f} "
-            f"(quartiles {low:.3f} {high:.3f}), FLOPs {flops:.3f} (bar {bar}: {'reached' if middle <= bar else 'MISSED'}{aim})"
+            f"(quartiles {low:.3f} {high:.3f}), FLOPs {flops:.3f} ({aim})"
         )
     if options.parts:
         for name, took in parts(moe, options.tokens, options.width, options.pairs).items():

@@ -289,6 +289,12 @@ class Planner(FFN):
     def build(self, width: int) -> None:
         """Never called."""
 
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
+
 
 @params
 class Loop(FFN):
@@ -298,6 +304,12 @@ class Loop(FFN):
 
     def build(self, width: int) -> None:
         """Never called."""
+
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
 
 
 @params

@@ -16,11 +16,11 @@ from core.params import knob, params
 class FourierKan(Head):
     """Each hidden channel is a sum of learned Fourier series, one of every input; a linear map follows.
 
-    h_i = silu(c_i + sum over j, k of a_ijk cos(k t_j) + b_ijk sin(k t_j)) with t = pi tanh(x) and k = 1 .. K: a layer of
-    a Kolmogorov-Arnold network (Liu et al. 2024, arXiv:2404.19756, eq. 2.5) whose functions are Fourier series (Xu et
-    al. 2024, arXiv:2406.01034, eq. 5). The constant terms of all series are one bias c_i, as only their sum acts.
-    tanh keeps each input within one period; it is blind to inputs far beyond 1, so put a norm before this head.
-    It holds 2 D K F + F + (F + 1) P parameters, K times twice as many as `mlp` of one layer of that hidden width.
+    h_i = silu(c_i + sum over j, k of a_ijk cos(k t_j) + b_ijk sin(k t_j)) with t = pi tanh(x) and k = 1 .. K: a layer
+    of a Kolmogorov-Arnold network (Liu et al. 2024, arXiv:2404.19756) whose functions are Fourier series (Xu et al.
+    2024, arXiv:2406.01034). The constant terms of all series are one bias c_i, as only their sum acts. tanh keeps each
+    input within one period; it is blind to inputs far beyond 1, so put a norm before this head. The first layer holds
+    2 D K F + F parameters, 2 K times as many as that of `mlp`.
     """
 
     harmonics: int = knob(5, "highest multiple of the base frequency", ge=1)
