@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from core.cli.choose import resolve_run
 from core.train.loop import Trainer
 from core.train.streams import Streams
-from plugins.ffn.moe import _Gather
+from plugins.ffn._grouped import combine, fetch, serve
 from plugins.losses.distance_mse import _DistanceError
 
 BAR = 1.01
@@ -62,16 +62,12 @@ class Layer(nn.Module):
         top, chosen = logits.topk(TOP, -1)
         flat = chosen.flatten()
         order, counts = flat.argsort(stable=True), torch.bincount(flat, minlength=EXPERTS)
-        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-        rows = _Gather.apply(h, order, inverse, TOP)
-        served = torch.cat(
-            [
-                torch.addmm(self.down_bias[e], F.gelu(torch.addmm(self.up_bias[e], part, self.up[e])), self.down[e])
-                for e, part in enumerate(rows.split(counts.tolist()))
-            ]
-        )
-        served = _Gather.apply(served, inverse, order, 1).unflatten(0, top.shape)
-        thought = (top.softmax(-1)[..., None] * served).sum(1).view_as(x)
+        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order))).view_as(chosen)
+        ends = counts.cumsum(0).tolist()
+        spans = list(zip([0, *ends], ends, strict=False))
+        inner = F.gelu(serve(fetch(h, order // TOP, inverse), self.up, self.up_bias, spans))
+        served = serve(inner, self.down, self.down_bias, spans)
+        thought = combine(served, top.softmax(-1), order // TOP, inverse).view_as(x)
         balance = 0.01 * EXPERTS * (counts / counts.sum() * logits.softmax(-1).mean(0)).sum()
         return x + (1 + open_f) * thought, balance
 

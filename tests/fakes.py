@@ -174,6 +174,12 @@ class Wide(FFN):
     def build(self, width: int) -> None:
         """Never called."""
 
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
+
 
 @params
 class Nest(FFN):
@@ -184,6 +190,12 @@ class Nest(FFN):
 
     def build(self, width: int) -> None:
         """Never called."""
+
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
 
 
 @params
@@ -276,6 +288,12 @@ class Planner(FFN):
     def build(self, width: int) -> None:
         """Never called."""
 
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
+
 
 @params
 class Loop(FFN):
@@ -285,6 +303,12 @@ class Loop(FFN):
 
     def build(self, width: int) -> None:
         """Never called."""
+
+    def params(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 0
 
 
 @params

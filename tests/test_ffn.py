@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 
+import attrs
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,14 +17,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.cli.choose import resolve_run
 from core.kinds import FFN
 from core.testing.draws import close, coins, gradients, law, randn, seeds, started
 from core.testing.ffn import FFNLaws, MixtureLaws
+from core.train.between import tell_step_taken
+from core.train.loop import Trainer
 from core.train.streams import Streams
+from plugins.ffn._router import timetable
 from plugins.ffn.dense import ACTIVATIONS, Dense
 from plugins.ffn.moe import Moe, MoeLayer
+from plugins.ffn.swiglu import Swiglu, swiglu
+from small import SMALL
 
 activations = st.sampled_from(sorted(ACTIVATIONS))
+inner_activations = st.sampled_from([*sorted(ACTIVATIONS), "swiglu"])
 dropouts = st.sampled_from([0.0, 0.5])
 
 
@@ -30,18 +42,21 @@ def moes(draw: st.DrawFn) -> Moe:
         experts=experts,
         top_k=draw(st.integers(1, experts)),
         ratio=draw(st.floats(0.5, 5.0)),
-        activation=draw(activations),
+        shared=draw(st.integers(0, 2)),
+        activation=draw(inner_activations),
         dropout=draw(dropouts),
         jitter=draw(st.sampled_from([0.0, 0.1])),
-        balance=draw(st.sampled_from(["loss", "none"])),
+        capacity=draw(st.sampled_from([None, 0.3, 1.0])),
+        balance=draw(st.sampled_from(["loss", "bias", "none"])),
         z_weight=draw(st.sampled_from([0.0, 0.1])),
     )
 
 
 denses = st.builds(Dense, ratio=st.floats(0.1, 5.0), activation=activations, dropout=dropouts)
+swiglus = st.builds(Swiglu, ratio=st.floats(0.1, 5.0), dropout=dropouts)
 
 
-@pytest.mark.parametrize("ffn", [denses, moes()], ids=["dense", "moe"])
+@pytest.mark.parametrize("ffn", [denses, swiglus, moes()], ids=["dense", "swiglu", "moe"])
 class TestFFNs(FFNLaws):
     """The laws of feed-forward networks."""
 
@@ -51,16 +66,24 @@ class TestMixtures(MixtureLaws):
     """The laws of mixtures of experts."""
 
 
-def by_hand(layer: MoeLayer, x_BTD: Tensor) -> Tensor:
-    """Every expert computes every token, and the tokens that did not choose it give it a weight of 0."""
+def by_hand(layer: MoeLayer, x_BTD: Tensor, lost_NK: Tensor | None = None) -> Tensor:
+    """Every expert computes every token; the tokens that did not choose it, or were lost, give it a weight of 0."""
     plugin, experts = layer.plugin, layer.experts
-    logits_BTE = layer.router(x_BTD)
-    top_BTK = logits_BTE.topk(plugin.top_k).values
-    chosen_BTE = logits_BTE >= top_BTK[..., -1:]
+    activation = swiglu if plugin.activation == "swiglu" else ACTIVATIONS[plugin.activation]
+    logits_BTE = x_BTD @ layer.router.weight.T
+    offset_E = torch.zeros(plugin.experts) if layer.router.offset_E is None else layer.router.offset_E
+    chosen_BTK = (logits_BTE + offset_E).topk(plugin.top_k).indices
+    chosen_BTE = F.one_hot(chosen_BTK, plugin.experts).sum(2) > 0
     weights_BTE = torch.where(chosen_BTE, logits_BTE, float("-inf")).softmax(-1)
-    inner_BTEF = torch.einsum("btd,edf->btef", x_BTD, experts.up_EDF) + experts.up_bias_EF
-    out_BTED = torch.einsum("btef,efd->bted", ACTIVATIONS[plugin.activation](inner_BTEF), experts.down_EFD)
-    return (weights_BTE[..., None] * (out_BTED + experts.down_bias_ED)).sum(2)
+    if lost_NK is not None:
+        lost_NE = torch.zeros_like(chosen_BTE[0]).scatter(-1, chosen_BTK[0], lost_NK)
+        weights_BTE = weights_BTE.masked_fill(lost_NE[None], 0.0)
+    inner_BTEF = torch.einsum("btd,edf->btef", x_BTD, experts.up_EDF)
+    inner_BTEF = inner_BTEF if experts.up_bias_EF is None else inner_BTEF + experts.up_bias_EF
+    out_BTED = torch.einsum("btef,efd->bted", activation(inner_BTEF), experts.down_EFD)
+    out_BTED = out_BTED if experts.down_bias_ED is None else out_BTED + experts.down_bias_ED
+    out_BTD = (weights_BTE[..., None] * out_BTED).sum(2)
+    return out_BTD if layer.shared is None else out_BTD + layer.shared(x_BTD)[0]
 
 
 @law
@@ -68,10 +91,26 @@ def by_hand(layer: MoeLayer, x_BTD: Tensor) -> Tensor:
 def test_grouped_execution_equals_the_dense_mixture(plugin: Moe, batch: int, tokens: int, seed: int) -> None:
     """Values and gradients are those of all experts on all tokens, weighted; with top_k = experts too."""
     layer = started(plugin.build(6), seed)
+    if layer.router.offset_E is not None:
+        layer.router.offset_E.copy_(randn(seed + 2, plugin.experts))
     x_BTD = randn(seed, batch, tokens, 6).requires_grad_()
     inputs = [x_BTD, *layer.parameters()]
     fast, slow = layer(x_BTD)[0], by_hand(layer, x_BTD)
     close([fast, *gradients(fast, inputs)], [slow, *gradients(slow, inputs)])
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_gradients_of_gradients(activation: str) -> None:
+    """First and second derivatives agree with finite differences."""
+    layer = started(Moe(experts=3, top_k=2, shared=1, ratio=2.0, activation=activation).build(4), 0)
+    x_BTD, names = randn(1, 1, 3, 4).requires_grad_(), [n for n, _ in layer.named_parameters()]
+
+    def out(x_BTD: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x_BTD,))[0]
+
+    inputs = (x_BTD, *layer.parameters())
+    assert torch.autograd.gradcheck(out, inputs)
+    assert torch.autograd.gradgradcheck(out, inputs)
 
 
 @law
@@ -224,3 +263,213 @@ def test_padding_comes_out_as_zeros(ffn: FFN) -> None:
     out_BTD, _ = started(ffn.build(6), 0)(randn(0, 2, 3, 6), real_BT)
     assert (out_BTD[~real_BT] == 0).all()
     assert (out_BTD[real_BT] != 0).any()
+
+
+def test_bias_moves_towards_idle_experts_once_a_step() -> None:
+    """However many passes a step has, the offset moves by its rate, up where the load is below the mean."""
+    logits_NE = torch.tensor([[3.0, 2.0, 1.0, 0.0]] * 4 + [[0.0, 1.0, 2.0, 3.0]] * 2)
+    layer = routed(logits_NE, top_k=1, balance="bias", bias_rate=0.25)
+    x_BTD = torch.eye(6, dtype=torch.float64)[None]
+    tell_step_taken(layer)
+    layer(x_BTD)
+    tell_step_taken(layer)
+    assert torch.equal(layer.router.offset_E, torch.zeros(4, dtype=torch.float64))
+    layer.train()
+    for passes in (1, 3):
+        before_E = layer.router.offset_E.clone()
+        for _ in range(passes):
+            assert layer(x_BTD)[1].losses == {}
+            assert torch.equal(layer.router.offset_E, before_E)
+        tell_step_taken(layer)
+        assert torch.equal(layer.router.offset_E, before_E + 0.25 * torch.tensor([-1.0, 1.0, 1.0, -1.0]))
+    tell_step_taken(layer)
+    assert torch.equal(layer.router.offset_E, 0.5 * torch.tensor([-1.0, 1.0, 1.0, -1.0], dtype=torch.float64))
+
+
+def test_an_even_load_leaves_the_bias_alone() -> None:
+    """Where every expert has exactly the mean load nothing moves, also where a third has no binary fraction."""
+    layer = routed(5.0 * torch.eye(3), top_k=1, balance="bias").train()
+    layer(torch.eye(3, dtype=torch.float64)[None])
+    tell_step_taken(layer)
+    assert torch.equal(layer.router.offset_E, torch.zeros(3, dtype=torch.float64))
+
+
+def test_the_bias_chooses_and_does_not_weigh() -> None:
+    """An offset sends the token to another expert, whose weight is still a softmax of bare logits."""
+    layer = routed(torch.tensor([[2.0, 1.0, 0.0]]), top_k=2, balance="bias")
+    layer.router.offset_E.copy_(torch.tensor([0.0, -3.0, 0.0]))
+    choice = layer.router(torch.ones(1, 1, dtype=torch.float64))
+    assert choice.expert_NK.tolist() == [[0, 2]]
+    close([choice.weight_NK], [torch.tensor([[2.0, 0.0]], dtype=torch.float64).softmax(-1)])
+
+
+def test_the_bias_evens_the_load_without_a_loss() -> None:
+    """Tokens that all prefer one expert are spread over all of them after enough steps."""
+    layer = routed(torch.tensor([2.0, 0.0, 0.0, 0.0]) + 0.5 * randn(0, 64, 4), top_k=1, balance="bias", bias_rate=0.05)
+    x_BTD, loads = torch.eye(64, dtype=torch.float64)[None], []
+    for _ in range(100):
+        loads.append(layer.train()(x_BTD)[1].stats["load"])
+        tell_step_taken(layer)
+    assert float(loads[0].max()) > 0.9
+    assert float(loads[-1].max()) < 0.35
+
+
+def test_the_bias_is_state_and_no_parameter() -> None:
+    """It travels with the state dict, no optimiser sees it, and without balance by bias there is none."""
+    source, target = (Moe(balance="bias").build(6) for _ in range(2))
+    source.router.offset_E.copy_(torch.arange(4))
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target.router.offset_E, torch.arange(4.0))
+    assert not [n for n, _ in source.named_parameters() if "offset" in n]
+    assert Moe().build(6).state_dict().keys() == source.state_dict().keys() - {"router.offset_E"}
+
+
+def crowded(capacity: float) -> MoeLayer:
+    """Four tokens that prefer expert 0 more and more, and two that prefer expert 1."""
+    logits_NE = torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    return routed(logits_NE, top_k=1, capacity=capacity).train()
+
+
+def test_capacity_keeps_the_surest_tokens() -> None:
+    """Expert 0 has room for 2 of its 4 tokens and takes those of the largest weight; ties go to the earlier token."""
+    x_BTD = torch.eye(6, dtype=torch.float64)[None]
+    layer = crowded(0.5)
+    out_BTD, aux = layer(x_BTD)
+    # With one expert a token every weight is 1, so the first two of expert 0 stay.
+    assert (out_BTD[0].abs().sum(-1) > 0).tolist() == [True, True, False, False, True, True]
+    assert float(aux.stats["dropped"]) == pytest.approx(2 / 6)
+    close([aux.stats["load"]], [torch.tensor([4 / 6, 2 / 6], dtype=torch.float64)])
+    surest = routed(torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0], [3.0, 0.0]]), top_k=2, capacity=0.5).train()
+    choice = surest.router(torch.eye(4, dtype=torch.float64))
+    plan = timetable(choice, 2, 0.5)
+    kept = [plan.source_R[begin:end].tolist() for begin, end in plan.spans]
+    assert kept == [[2, 3], [0, 1]]
+
+
+@law
+@given(plugin=moes(), tokens=st.integers(1, 20), capacity=st.floats(0.05, 1.5), seed=seeds)
+def test_capacity_drops_rows_and_changes_nothing_else(plugin: Moe, tokens: int, capacity: float, seed: int) -> None:
+    """In training values and gradients are those of the full mixture with zeros in place of each dropped row.
+
+    Every expert computes its tokens up to the capacity and none beyond; in evaluation all are computed.
+    """
+    layer = started(attrs.evolve(plugin, capacity=capacity, dropout=0.0, jitter=0.0).build(6), seed)
+    x_BTD = randn(seed, 1, tokens, 6).requires_grad_()
+    rows = tokens * plugin.top_k
+    room = max(1, math.ceil(capacity * rows / plugin.experts))
+    choice = layer.router(x_BTD[0])
+    plan = timetable(choice, plugin.experts, capacity)
+    assert [end - begin for begin, end in plan.spans] == [min(int(c), room) for c in plan.counts_E]
+    assert plan.dropped == pytest.approx(sum(max(0, int(c) - room) for c in plan.counts_E) / rows)
+    kept_R = torch.zeros(rows)
+    for begin, end in plan.spans:
+        kept_R[begin:end] = 1.0
+    lost_NK = kept_R[plan.target_NK] == 0
+    inputs = [x_BTD, *layer.parameters()]
+    fast, slow = layer.train()(x_BTD)[0], by_hand(layer, x_BTD, lost_NK)
+    close([fast, *gradients(fast, inputs)], [slow, *gradients(slow, inputs)])
+    close([layer.eval()(x_BTD)[0]], [by_hand(layer, x_BTD)])
+
+
+@pytest.mark.parametrize("batch", [(0, 5), (2, 0), (1, 1)], ids=str)
+@pytest.mark.parametrize("balance", ["loss", "bias"])
+def test_few_tokens_or_none(batch: tuple[int, int], balance: str) -> None:
+    """An empty batch and one token have finite losses, statistics and gradients, in training as in evaluation."""
+    layer = started(Moe(shared=1, capacity=0.1, balance=balance, z_weight=0.1).build(6), 0)
+    for training in (True, False):
+        x_BTD = randn(0, *batch, 6).requires_grad_()
+        out_BTD, aux = layer.train(training)(x_BTD)
+        total = out_BTD.sum() + sum(aux.losses.values())
+        slopes = torch.autograd.grad(total, [x_BTD, *layer.parameters()])
+        assert out_BTD.shape == x_BTD.shape
+        assert all(torch.isfinite(t).all() for t in (total, *slopes, *aux.stats.values()))
+        tell_step_taken(layer)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e12, 1e30, float("inf")])
+def test_huge_logits(size: float) -> None:
+    """Logits of any size, infinite ones of either sign too, give finite weights, losses and router gradients."""
+    layer = started(Moe(experts=4, top_k=2, z_weight=0.1).build(4), 0, torch.float32)
+    with torch.no_grad():
+        layer.router.weight.copy_(torch.tensor([[size], [-size], [size], [1.0]]).expand(4, 4))
+    x_BTD = torch.full((1, 5, 4), 0.5)
+    out_BTD, aux = layer(x_BTD)
+    (slope_ED,) = torch.autograd.grad(out_BTD.sum() + sum(aux.losses.values()), [layer.router.weight])
+    assert all(torch.isfinite(t).all() for t in (out_BTD, *aux.losses.values(), slope_ED))
+    choice = layer.router(x_BTD[0])
+    assert sorted(choice.expert_NK[0].tolist()) == [0, 2]
+    assert choice.weight_NK[0].tolist() == [0.5, 0.5]
+
+
+def test_swiglu_is_its_formula() -> None:
+    """W2 (silu(W x) * V x) with W and V the halves of the first matrix; as large as `dense` but for biases."""
+    layer, x_BTD = started(Swiglu().build(6), 0), randn(0, 2, 3, 6)
+    w_FD, v_FD = layer.up.weight.chunk(2)
+    gate_BTF = x_BTD @ w_FD.T
+    close([layer(x_BTD)[0]], [(gate_BTF * torch.sigmoid(gate_BTF) * (x_BTD @ v_FD.T)) @ layer.down.weight.T])
+    assert Swiglu().params(96) == 2 * 96 * 4 * 96
+    assert Swiglu().flops(96, 7) == Dense().flops(96, 7)
+
+
+def test_shared_experts_take_their_part_of_the_size() -> None:
+    """Two routed and two shared experts are as large as four routed ones but for biases, and a token pays three."""
+    four, two = Moe(experts=4, top_k=1), Moe(experts=2, top_k=1, shared=2)
+    assert two.inner(16) == four.inner(16) == 16
+    assert two.params(16) == four.params(16) - 2 * 16 - 16
+    assert two.flops(16, 5) == 2 * 5 * 16 * (2 + 3 * 2 * 16)
+
+
+def test_any_number_of_experts_is_counted_without_memory() -> None:
+    """A billion experts are built and run on the meta device, and cost a token no more than two."""
+    plugin = Moe(experts=10**9, top_k=2, balance="bias")
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        layer = plugin.build(16)
+        layer(torch.empty(2, 3, 16))
+    assert sum(p.numel() for p in layer.parameters()) == plugin.params(16)
+    assert counter.get_total_flops() == plugin.flops(16, 6)
+
+
+def test_a_training_step_of_two_passes_moves_the_bias_once() -> None:
+    """With gradient accumulation and validation the offsets of every layer move by their rate a step, not a pass."""
+    run = resolve_run(
+        [], [*SMALL, "--ffn=moe4x1(balance=bias,bias_rate=0.25)", "--train.accumulate=2", "--train.steps=2"]
+    ).root
+    trainer = Trainer(
+        system=run.system,
+        source=run.data.open(),
+        settings=run.train,
+        strategy=run.strategy,
+        device=torch.device("cpu"),
+        seed=0,
+    )
+    for step in (1, 2):
+        trainer._step()
+        trainer.validate()
+        offsets = [v for n, v in trainer.strategy.gather(trainer.model).items() if n.endswith("offset_E")]
+        assert len(offsets) == run.system.depth
+        steps = torch.stack(offsets) / 0.25
+        assert torch.equal(steps, steps.round())
+        assert int(steps.abs().max()) == step
+
+
+def _process(rank: int, store: str, told: SimpleQueue) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    layer = routed(torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 2), top_k=1, balance="bias", bias_rate=1.0).train()
+    x_BTD = torch.eye(5, dtype=torch.float64)[None]
+    layer(x_BTD[:, :3] if rank == 0 else x_BTD[:, 3:])
+    tell_step_taken(layer)
+    told.put(layer.router.offset_E.tolist())
+    torch.distributed.destroy_process_group()
+
+
+def test_the_bias_follows_the_load_of_all_processes(tmp_path: Path) -> None:
+    """Two processes, each of which sees one expert only, agree on the offsets of their common load of 3 to 2."""
+    context = get_context("fork")
+    told = context.SimpleQueue()
+    children = [context.Process(target=_process, args=(rank, str(tmp_path / "store"), told)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert [told.get() for _ in children] == [[-1.0, 1.0]] * 2

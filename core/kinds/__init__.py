@@ -7,6 +7,7 @@ from core.kinds.executor import Executor, Finished, Job
 from core.kinds.extractor import Extractor
 from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
+from core.kinds.head import Head
 from core.kinds.kernel import Kernel, Request
 from core.kinds.loss import Loss
 from core.kinds.mask import Layout, Mask
@@ -14,6 +15,7 @@ from core.kinds.metric import Metric, Tally
 from core.kinds.path import FlowPath, PathPoint, Target
 from core.kinds.plugin import Plugin
 from core.kinds.pooling import Pooling
+from core.kinds.residual import Residual
 from core.kinds.solver import Field, Noise, Solver, Tree
 from core.kinds.sparsifier import Sparsifier
 from core.kinds.strategy import Strategy
@@ -38,6 +40,7 @@ __all__ = [
     "FlowPath",
     "Gate",
     "GateLayer",
+    "Head",
     "Job",
     "Kernel",
     "Layout",
@@ -51,6 +54,7 @@ __all__ = [
     "Plugin",
     "Pooling",
     "Request",
+    "Residual",
     "Score",
     "Solver",
     "Source",

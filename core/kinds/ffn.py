@@ -27,7 +27,7 @@ class FFN(Plugin):
     Laws (`core.testing.ffn.FFNLaws`): shape and dtype are kept; a token's output depends on that token alone in
     evaluation; padded tokens change neither outputs of real ones nor losses nor statistics; a mixture with one expert
     equals that expert; each token uses exactly `top_k` experts; the balance loss is 1 for even routing and more where a
-    sure router prefers an expert.
+    sure router prefers an expert; `params` and `flops` are what a count of the built module gives.
     """
 
     KIND: ClassVar[str] = "ffn"
@@ -35,3 +35,16 @@ class FFN(Plugin):
     @abstractmethod
     def build(self, width: int) -> nn.Module:
         """A module `forward(x_BTD, real_BT=None) -> (x_BTD, Aux)`; `real_BT` is bool, False on padding."""
+
+    @abstractmethod
+    def params(self, width: int) -> int:
+        """How many parameters the module has that `build(width)` makes, in closed form."""
+
+    @abstractmethod
+    def flops(self, width: int, tokens: int) -> int:
+        """FLOPs of the matrix products of one forward pass in evaluation, in closed form; a multiply-add counts twice.
+
+        Args:
+            width: of the tokens.
+            tokens: real ones of the whole batch.
+        """

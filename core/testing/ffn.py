@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.ffn import FFN
 from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
@@ -114,6 +115,20 @@ class FFNLaws:
         assert out_BTD.is_meta
         assert out_BTD.shape == (batch, tokens, self.width)
         assert all(loss.shape == () for loss in aux.losses.values())
+
+    @law
+    @given(data=st.data(), batch=sizes, tokens=sizes, width=st.integers(1, 9), meta=st.booleans())
+    def test_closed_forms(
+        self, ffn: Drawable[FFN], data: st.DataObject, batch: int, tokens: int, width: int, meta: bool
+    ) -> None:
+        """`params` and `flops` are what counters find, in a real pass and in one without memory."""
+        plugin = drawn(data, ffn)
+        with torch.device("meta" if meta else "cpu"):
+            layer = plugin.build(width).eval()
+            assert plugin.params(width) == sum(p.numel() for p in layer.parameters())
+            with FlopCounterMode(display=False) as counter:
+                layer(torch.zeros(batch, tokens, width))
+        assert plugin.flops(width, batch * tokens) == counter.get_total_flops()
 
 
 class MixtureLaws:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import attrs
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.errors import UserError
 from core.kinds import Card, System
 from core.train.streams import Streams
+
+BYTES = 16
+"""of a parameter in training: its float32 weight, its gradient and the two moments of AdamW"""
 
 
 @attrs.frozen
@@ -36,3 +42,30 @@ def measure(system: System, card: Card) -> Cost:
     return Cost(
         sum(p.numel() for p in model.parameters()), counter.get_total_flops(), {k: v for k, v in parts.items() if v}
     )
+
+
+def refuse_too_large(cost: Cost, device: torch.device) -> None:
+    """Refuse a model whose parameters alone exceed the device's memory, before any of it is asked for.
+
+    Raises:
+        UserError: it can never be trained here.
+    """
+    needed, present = BYTES * cost.parameters, memory_of(device)
+    if present is None or needed <= present:
+        return
+    part, largest = max(cost.by_part.items(), key=lambda item: item[1])
+    raise UserError(
+        f"a model of this size cannot be made: {cost.parameters:,} parameters need {needed / 2**30:,.1f} GiB for "
+        f"weights, gradients and optimiser, and this {'GPU' if device.type == 'cuda' else 'machine'} has "
+        f"{present / 2**30:,.1f}; choose smaller pieces, most of it ({largest / cost.parameters:.0%}) is {part}"
+    )
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory that a device has in all, used or not; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -20,6 +20,7 @@ from core.auxiliary import listen
 from core.errors import RunFailed
 from core.kinds import Batch, Source, Split, Strategy, System, Terms, Track
 from core.train.average import Average
+from core.train.between import tell_step_taken
 from core.train.checkpoint import Checkpoint, latest, load, save
 from core.train.guard import name_culprit
 from core.train.probe import gate_numbers, judge_gates, watch_gates
@@ -207,6 +208,7 @@ class Trainer:
             raise RunFailed(
                 f"step {step + 1}: the optimiser cannot take the step ({error}); lower --train.lr"
             ) from error
+        tell_step_taken(self.model)
         self.average.update(self.model, step)
         self.place.step += 1
         return numbers | {"lr": self.optimiser.param_groups[0]["lr"], "grad_norm": float(norm)}

@@ -25,7 +25,7 @@ from core.kinds import Card, Evaluation, Source
 from core.registry import installed
 from core.report.store import save_evaluation
 from core.report.write import write_report
-from core.train.cost import Cost, measure
+from core.train.cost import Cost, measure, refuse_too_large
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
 from core.train.progress import Progress
@@ -96,10 +96,11 @@ def execute(opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: 
         The run directory and how it stands now: `done` or `stopped`.
 
     Raises:
-        UserError: the directory cannot be used.
+        UserError: the directory cannot be used, or the model is larger than the memory.
         RunFailed: training could not go on; the directory says so.
     """
     cost = cost_of(opened)
+    refuse_too_large(cost, opened.device)
     record = {
         "system": opened.resolved.settings["system"].value,
         "seed": opened.run.seed,

@@ -26,19 +26,25 @@ class Dense(FFN):
     dropout: float = knob(0.0, "share of inner channels dropped in training", ge=0.0, lt=1.0)
 
     def build(self, width: int) -> DenseLayer:
-        return DenseLayer(self, width)
+        return DenseLayer(width, inner_width(self.ratio * width), self.activation, self.dropout)
+
+    def params(self, width: int) -> int:
+        inner = inner_width(self.ratio * width)
+        return 2 * width * inner + inner + width
+
+    def flops(self, width: int, tokens: int) -> int:
+        return 4 * tokens * width * inner_width(self.ratio * width)
 
 
 class DenseLayer(nn.Module):
     """The module of `Dense`."""
 
-    def __init__(self, plugin: Dense, width: int) -> None:
+    def __init__(self, width: int, inner: int, activation: Activation, dropout: float) -> None:
         super().__init__()
-        inner = inner_width(plugin.ratio * width)
-        self.activation = ACTIVATIONS[plugin.activation]
+        self.activation = ACTIVATIONS[activation]
         self.up = nn.Linear(width, inner)
         self.down = nn.Linear(inner, width)
-        self.dropout = Dropout(plugin.dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Aux]:
         """Tokens after the network, (B, T, D), of the dtype of `x_BTD`, and nothing to add or log.
@@ -47,13 +53,16 @@ class DenseLayer(nn.Module):
             x_BTD: tokens.
             real_BT: bool, False on padding, which comes out as zeros whatever it holds; None where nothing is padded.
         """
-        real_BT1 = None if real_BT is None else real_BT[..., None]
-        # Before the maps as well as after: a gradient of 0 times NaN would reach their weights otherwise.
-        inside_BTD = x_BTD if real_BT1 is None else torch.where(real_BT1, x_BTD, 0.0)
+        inside_BTD = blank(x_BTD, real_BT)
         out_BTD = self.down(self.dropout(self.activation(self.up(inside_BTD)))).to(x_BTD.dtype)
-        return (out_BTD if real_BT1 is None else torch.where(real_BT1, out_BTD, 0.0)), Aux()
+        return blank(out_BTD, real_BT), Aux()
 
 
 def inner_width(channels: float) -> int:
     """The nearest whole number of inner channels, at least one."""
     return max(1, round(channels))
+
+
+def blank(x_BTD: Tensor, real_BT: Tensor | None) -> Tensor:
+    """Zeros on padding; before the maps as well as after, as a gradient of 0 times NaN would reach their weights."""
+    return x_BTD if real_BT is None else torch.where(real_BT[..., None], x_BTD, 0.0)

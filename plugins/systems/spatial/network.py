@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core.kinds import FFN, Attention, Aux, Card, Encoder
+from core.kinds import FFN, Attention, Aux, Card, Encoder, Residual
 from core.train.streams import Dropout
 
 FREQUENCIES = 16
@@ -27,14 +27,23 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, card: Card, *, width: int, depth: int, dropout: float, encoder: Encoder, attention: Attention, ffn: FFN
+        self,
+        card: Card,
+        *,
+        width: int,
+        depth: int,
+        dropout: float,
+        encoder: Encoder,
+        attention: Attention,
+        ffn: FFN,
+        residual: Residual,
     ) -> None:
         super().__init__()
         self.encoder = encoder.build(card, width)
         self.time = nn.Sequential(
             nn.Linear(2 * FREQUENCIES * len(MODALITIES), width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.blocks = nn.ModuleList(Block(width, dropout, attention, ffn) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, dropout, attention, ffn, residual) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.expression = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, card.sizes["genes"])
@@ -59,9 +68,9 @@ class Network(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each on a normalised, modulated input, each added to the stream."""
+    """Attention and feed-forward, each on a normalised, modulated input, each joined to the stream."""
 
-    def __init__(self, width: int, dropout: float, attention: Attention, ffn: FFN) -> None:
+    def __init__(self, width: int, dropout: float, attention: Attention, ffn: FFN, residual: Residual) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
         self.norm_ffn = nn.LayerNorm(width, elementwise_affine=False)
@@ -70,14 +79,16 @@ class Block(nn.Module):
         self.ffn = ffn.build(width)
         self.dropout_attention = Dropout(dropout)
         self.dropout_ffn = Dropout(dropout)
+        self.residual_attention = residual.build(width)
+        self.residual_ffn = residual.build(width)
 
     def forward(self, x_BND: Tensor, condition_BD: Tensor, real_BN: Tensor | None) -> tuple[Tensor, Aux]:
         steer = self.modulation(nn.functional.silu(condition_BD))[:, None].chunk(6, -1)
         scale_a, shift_a, open_a, scale_f, shift_f, open_f = steer
         read = self.attention(self.norm_attention(x_BND) * (1 + scale_a) + shift_a, real_BS=real_BN)
-        x_BND = x_BND + (1 + open_a) * self.dropout_attention(read)
+        x_BND = self.residual_attention(x_BND, (1 + open_a) * self.dropout_attention(read))
         thought, aux = self.ffn(self.norm_ffn(x_BND) * (1 + scale_f) + shift_f, real_BN)
-        return x_BND + (1 + open_f) * self.dropout_ffn(thought), aux
+        return self.residual_ffn(x_BND, (1 + open_f) * self.dropout_ffn(thought)), aux
 
 
 def hiding(real_BN: Tensor) -> Tensor | None:

@@ -29,6 +29,7 @@ from core.kinds import (
     Metric,
     Noise,
     Picture,
+    Residual,
     Solver,
     Source,
     System,
@@ -53,6 +54,7 @@ class Spatial(System):
     encoder: Encoder = slot("cell", "cells become tokens")
     attention: Attention = slot("softmax", "cells read from each other")
     ffn: FFN = slot("dense", "each cell on its own")
+    residual: Residual = slot("plain", "how a layer's output joins its input")
     path: FlowPath = slot("cosine", "how data turn into noise")
     position_path: FlowPath | None = slot(None, "another path for positions; none: the same")
     time: Time = slot("independent", "which times a training step visits")
@@ -94,6 +96,7 @@ class Spatial(System):
             encoder=self.encoder,
             attention=self.attention,
             ffn=self.ffn,
+            residual=self.residual,
         )
 
     def example(self, card: Card) -> Batch:
