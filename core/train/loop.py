@@ -25,6 +25,7 @@ from core.train.checkpoint import Checkpoint, latest, load, save
 from core.train.guard import name_culprit
 from core.train.probe import gate_numbers, judge_gates, watch_gates
 from core.train.rundir import RunDir
+from core.train.schedule import advance
 from core.train.settings import Train
 from core.train.streams import Streams, stochastic, stream_seed
 
@@ -177,6 +178,7 @@ class Trainer:
     def _step(self) -> dict[str, float]:
         settings, step = self.settings, self.place.step
         self.model.train()
+        advance(self.model, step / self.total)
         self.optimiser.zero_grad(set_to_none=True)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step, self.total)

@@ -1,0 +1,67 @@
+"""A budget of k sources, shared softly. B batch, H heads, Q query and S source tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core.kinds.sparsifier import Sparsifier
+from core.params import group, knob, params
+from plugins.sparsifiers.bisection import bisect
+from plugins.sparsifiers.newton import shifted
+from plugins.sparsifiers.temperature import Cooling, Temperature
+
+
+@params
+class SoftTopK(Sparsifier):
+    """w = clip(l / T - tau, 0, 1) with sum w = k, divided by k, so that the weights of a row sum to 1.
+
+    w maximises w . l / T - |w|^2 / 2 over 0 <= w <= 1, sum w = k: sparsemax with room for k (Malaviya, Ferreira and
+    Martins 2018, arXiv:1805.08241, the constrained sparsemax with equal bounds). No source gets more than 1 / k. Where
+    no more than k sources are visible, each gets an equal share. As T falls to 0 the k best get 1 / k each: that is the
+    mean over the top k, and not `topk`, which weighs them by softmax.
+    """
+
+    k: int = knob(8, "sources that the budget pays for", ge=1)
+    temperature: Temperature = group("what the logits are divided by; annealing from 2 to 0.5 hardens the choice")
+
+    def build(self, heads: int) -> SoftTopKWeights:
+        return SoftTopKWeights(self)
+
+
+class SoftTopKWeights(nn.Module):
+    """The module of `SoftTopK`; it owns no parameters."""
+
+    def __init__(self, plugin: SoftTopK) -> None:
+        super().__init__()
+        self.k = plugin.k
+        self.cooling = Cooling(plugin.temperature)
+
+    def forward(self, logits_BHQS: Tensor, visible: Tensor) -> Tensor:
+        """Weights (B, H, Q, S) of the dtype of the logits; rows sum to 1, or are 0 where nothing is visible.
+
+        Arguments as in `EntmaxWeights.forward`.
+        """
+        wide = torch.promote_types(logits_BHQS.dtype, torch.float32)
+        z_BHQS = shifted(self.cooling(logits_BHQS.to(wide)), visible)
+        if not z_BHQS.shape[-1]:
+            return z_BHQS.to(logits_BHQS.dtype)
+        seen_BHQS = z_BHQS.detach() > -torch.inf
+        seen_BHQ1 = seen_BHQS.sum(-1, keepdim=True)
+        budget_BHQ1 = seen_BHQ1.clamp(max=self.k).to(wide)
+        fixed_BHQS = z_BHQS.detach()
+        kth_BHQ1 = fixed_BHQS.topk(min(self.k, z_BHQS.shape[-1]), dim=-1).values[..., -1:]
+        lowest_BHQ1 = fixed_BHQS.masked_fill(~seen_BHQS, 0.0).amin(-1, keepdim=True)
+        # Above the k-th logit less than k is spent, 1 below it at least k.
+        top_BHQ1 = torch.where(seen_BHQ1 >= self.k, kth_BHQ1, lowest_BHQ1)
+        tau_BHQ1 = bisect(lambda tau: _spent(fixed_BHQS, tau) - budget_BHQ1, top_BHQ1 - 1.0, top_BHQ1)
+        lift_BHQS = fixed_BHQS - tau_BHQ1
+        partly_BHQ1 = ((lift_BHQS > 0) & (lift_BHQS < 1)).sum(-1, keepdim=True).clamp(min=1)
+        # A Newton step, exact as the function is piecewise linear, brings the gradient of the threshold with it.
+        tau_BHQ1 = tau_BHQ1 + (_spent(z_BHQS, tau_BHQ1) - budget_BHQ1) / partly_BHQ1
+        w_BHQS = (z_BHQS - tau_BHQ1).clamp(0.0, 1.0)
+        return (w_BHQS / budget_BHQ1.clamp(min=1.0)).to(logits_BHQS.dtype)
+
+
+def _spent(z: Tensor, tau: Tensor) -> Tensor:
+    return (z - tau).clamp(0.0, 1.0).sum(-1, keepdim=True)
