@@ -8,7 +8,18 @@ from core.kinds.extractor import Extractor
 from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
 from core.kinds.kernel import Kernel, Request
-from core.kinds.loss import Loss
+from core.kinds.loss import (
+    FeatureLoss,
+    Loss,
+    LossFacts,
+    PureLoss,
+    RankingLoss,
+    SampleLoss,
+    ScoreLoss,
+    ValueLoss,
+    ViewLoss,
+    WeightLoss,
+)
 from core.kinds.mask import Mask
 from core.kinds.metric import Metric, Tally
 from core.kinds.path import FlowPath, PathPoint, Target
@@ -33,6 +44,7 @@ __all__ = [
     "Evaluation",
     "Executor",
     "Extractor",
+    "FeatureLoss",
     "Field",
     "Finished",
     "FlowPath",
@@ -41,6 +53,7 @@ __all__ = [
     "Job",
     "Kernel",
     "Loss",
+    "LossFacts",
     "Mask",
     "Metric",
     "NoWeights",
@@ -49,8 +62,12 @@ __all__ = [
     "Picture",
     "Plugin",
     "Pooling",
+    "PureLoss",
+    "RankingLoss",
     "Request",
+    "SampleLoss",
     "Score",
+    "ScoreLoss",
     "Solver",
     "Source",
     "Sparsifier",
@@ -65,4 +82,7 @@ __all__ = [
     "Track",
     "Tracker",
     "Tree",
+    "ValueLoss",
+    "ViewLoss",
+    "WeightLoss",
 ]  # fmt: skip
