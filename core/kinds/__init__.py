@@ -9,7 +9,18 @@ from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
 from core.kinds.head import Head
 from core.kinds.kernel import Kernel, Request
-from core.kinds.loss import Loss
+from core.kinds.loss import (
+    FeatureLoss,
+    Loss,
+    LossFacts,
+    PureLoss,
+    RankingLoss,
+    SampleLoss,
+    ScoreLoss,
+    ValueLoss,
+    ViewLoss,
+    WeightLoss,
+)
 from core.kinds.mask import Layout, Mask
 from core.kinds.metric import Metric, Tally
 from core.kinds.path import FlowPath, PathPoint, Target
@@ -35,6 +46,7 @@ __all__ = [
     "Evaluation",
     "Executor",
     "Extractor",
+    "FeatureLoss",
     "Field",
     "Finished",
     "FlowPath",
@@ -45,6 +57,7 @@ __all__ = [
     "Kernel",
     "Layout",
     "Loss",
+    "LossFacts",
     "Mask",
     "Metric",
     "NoWeights",
@@ -53,9 +66,13 @@ __all__ = [
     "Picture",
     "Plugin",
     "Pooling",
+    "PureLoss",
+    "RankingLoss",
     "Request",
     "Residual",
+    "SampleLoss",
     "Score",
+    "ScoreLoss",
     "Solver",
     "Source",
     "Sparsifier",
@@ -70,4 +87,7 @@ __all__ = [
     "Track",
     "Tracker",
     "Tree",
+    "ValueLoss",
+    "ViewLoss",
+    "WeightLoss",
 ]  # fmt: skip

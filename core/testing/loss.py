@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.kinds.loss import Loss
+from core.kinds.loss import ValueLoss
 
 ANYTHING = (0.0, 1e30, float("inf"), float("nan"))
 """what padding may hold"""
@@ -23,11 +23,11 @@ seeds = st.integers(0, 2**32)
 
 
 class LossLaws:
-    """Laws of `core.kinds.loss.Loss` for losses of real-valued arrays; parametrise a subclass over `loss`."""
+    """Laws of `core.kinds.loss.ValueLoss` for losses of real-valued arrays; parametrise a subclass over `loss`."""
 
     @law
     @given(sets=sizes, items=sizes, features=sizes, seed=seeds)
-    def test_scalars(self, loss: Loss, sets: int, items: int, features: int, seed: int) -> None:
+    def test_scalars(self, loss: ValueLoss, sets: int, items: int, features: int, seed: int) -> None:
         """Every term is a named, finite scalar of at least 0, in the dtype of the prediction."""
         predicted, target, real = draw(sets, items, features, seed)
         terms = loss(predicted, target, real)
@@ -41,7 +41,7 @@ class LossLaws:
 
     @law
     @given(sets=sizes, items=sizes, features=sizes, seed=seeds)
-    def test_agreement(self, loss: Loss, sets: int, items: int, features: int, seed: int) -> None:
+    def test_agreement(self, loss: ValueLoss, sets: int, items: int, features: int, seed: int) -> None:
         """Where prediction and target agree, every term is 0."""
         _, target, real = draw(sets, items, features, seed)
         assert all(value == 0 for value in loss(target, target, real).values())
@@ -50,7 +50,7 @@ class LossLaws:
     @law
     @given(sets=sizes, items=sizes, features=sizes, extra=sizes, seed=seeds)
     def test_padding(
-        self, loss: Loss, content: float, sets: int, items: int, features: int, extra: int, seed: int
+        self, loss: ValueLoss, content: float, sets: int, items: int, features: int, extra: int, seed: int
     ) -> None:
         """Padding, whatever it holds, changes neither values nor gradients, and its own gradient is exactly 0."""
         predicted, target, real = draw(sets, items, features, seed)
@@ -65,7 +65,7 @@ class LossLaws:
 
     @law
     @given(sets=st.integers(2, 5), items=sizes, features=sizes, seed=seeds)
-    def test_neighbours(self, loss: Loss, sets: int, items: int, features: int, seed: int) -> None:
+    def test_neighbours(self, loss: ValueLoss, sets: int, items: int, features: int, seed: int) -> None:
         """A batch scores the mean of its sets scored alone, in values and in gradients."""
         predicted, target, real = draw(sets, items, features, seed)
         terms, grad = differentiate(loss, predicted, target, real)
@@ -74,7 +74,7 @@ class LossLaws:
             torch.testing.assert_close(value, torch.stack([one[name] for one, _ in alone]).mean())
         torch.testing.assert_close(grad, torch.cat([one for _, one in alone]) / sets)
 
-    def test_meta(self, loss: Loss) -> None:
+    def test_meta(self, loss: ValueLoss) -> None:
         """It runs on the meta device, forward and backward, for shapes and FLOPs."""
         predicted = torch.empty(2, 5, 3, device="meta", requires_grad=True)
         terms = loss(predicted, torch.empty_like(predicted), torch.empty(2, 5, dtype=torch.bool, device="meta"))
@@ -90,7 +90,7 @@ def draw(sets: int, items: int, features: int, seed: int) -> tuple[Tensor, Tenso
     return predicted, target, torch.rand(sets, items, generator=generator) < 0.7
 
 
-def differentiate(loss: Loss, predicted: Tensor, target: Tensor, real: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def differentiate(loss: ValueLoss, predicted: Tensor, target: Tensor, real: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Terms without graph, and the gradient of their sum with respect to the prediction."""
     predicted = predicted.detach().requires_grad_()
     terms = loss(predicted, target, real)

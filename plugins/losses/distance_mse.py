@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from core.kinds.loss import Loss
+from core.kinds.loss import ValueLoss
 from core.params import knob, params
 
 
 @final
 @params
-class DistanceMse(Loss):
+class DistanceMse(ValueLoss):
     """Squared error between the distance matrices of prediction and target: shape matters, pose does not.
 
     For set b with n_b real items, `L_b = sum_{i,j real} (|phat_i - phat_j| - |p_i - p_j|)^2 / n_b^2`, the pairs i = j

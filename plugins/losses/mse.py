@@ -8,13 +8,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from core.kinds.loss import Loss
+from core.kinds.loss import ValueLoss
 from core.params import params
 
 
 @final
 @params
-class Mse(Loss):
+class Mse(ValueLoss):
     """Squared error of every feature, averaged inside a set and then over sets.
 
     For set b with n_b real items of F features, `L_b = sum_{i real, f} (predicted - target)^2 / (n_b F)`; the loss is

@@ -25,7 +25,6 @@ from core.kinds import (
     Encoder,
     Evaluation,
     FlowPath,
-    Loss,
     Metric,
     Noise,
     Picture,
@@ -36,6 +35,7 @@ from core.kinds import (
     Terms,
     Time,
     Tree,
+    ValueLoss,
 )
 from core.params import knob, params, slot
 from core.train.streams import Streams
@@ -60,8 +60,8 @@ class Spatial(System):
     time: Time = slot("independent", "which times a training step visits")
     solver: Solver = slot("ddpm", "from noise to data")
     sampling: int = knob(50, "solver steps", ge=1)
-    expression_loss: tuple[Loss, ...] = slot(("mse",), "how wrong predicted expression is")
-    position_loss: tuple[Loss, ...] = slot(("distance_mse", "mse"), "how wrong predicted positions are")
+    expression_loss: tuple[ValueLoss, ...] = slot(("mse",), "how wrong predicted expression is")
+    position_loss: tuple[ValueLoss, ...] = slot(("distance_mse", "mse"), "how wrong predicted positions are")
     expression_weight: float = knob(1.0, "weight of the expression loss", ge=0.0)
     position_weight: float = knob(1.0, "weight of the position loss", ge=0.0)
     rotate: bool = knob(
@@ -86,6 +86,12 @@ class Spatial(System):
     def __attrs_post_init__(self) -> None:
         if not self.expression_loss or not self.position_loss or not self.metrics:
             raise ValueError("expression_loss, position_loss and metrics each need at least one name")
+        for loss in (*self.expression_loss, *self.position_loss):
+            if loss.reads != "values":
+                raise ValueError(
+                    f"expression_loss and position_loss compare values, and {type(loss).__name__} reads {loss.reads}; "
+                    "take a loss of values, such as mse"
+                )
 
     def build(self, card: Card) -> nn.Module:
         return Network(
