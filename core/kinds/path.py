@@ -34,8 +34,8 @@ class FlowPath(Plugin):
     Pure mathematics: no weights, no randomness. Lipman et al. 2023 (flow matching), Kingma et al. 2021 (variational
     diffusion) share this form.
 
-    Laws (`core.testing.path.PathLaws`): point(0) = x0 and point(1) = x1; `shares` are alpha and sigma; alpha rises and sigma falls strictly;
-    `velocity` is the finite difference of `x_t`; `convert` there and back is the identity.
+    Laws (`core.testing.path.PathLaws`): point(0) = x0 and point(1) = x1; `shares` are alpha and sigma; alpha rises and
+    sigma falls strictly; `velocity` is the finite difference of `x_t`; `convert` there and back is the identity.
     """
 
     KIND: ClassVar[str] = "path"
