@@ -1,0 +1,125 @@
+"""Position: how attention knows where tokens are.
+
+B batch, N queries or sources, D width, H heads, K head width, P axes of space.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import attrs
+
+from core.kinds.plugin import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from core.kinds.mask import Layout
+
+
+class Position(Plugin):
+    """Tells attention where tokens stand: by what it adds to them, or by turning queries and keys.
+
+    Laws (`core.testing.position.PositionLaws`): shape and dtype are kept; what it does is a function of the places and
+    of the configuration, never of earlier calls, of other samples or of how far a sample is padded; padding, whatever
+    its place says, changes nothing of real tokens; queries and sources at one place are treated alike.
+    """
+
+    KIND: ClassVar[str] = "position"
+
+    @abstractmethod
+    def build(self, width: int, heads: int, head_width: int) -> nn.Module:
+        """A module with the two methods of `PositionLayer`.
+
+        Raises:
+            ValueError: the position needs another width.
+        """
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Places:
+    """Where the tokens of one side of a call stand, and what both sides share."""
+
+    count: int
+    """tokens, padding included"""
+    real_BN: Tensor | None = None
+    """False on padding; None: all are real"""
+    place_BNP: Tensor | None = None
+    """coordinates, where the data have any"""
+    longest_B: Tensor | None = None
+    """true length of the longer side of each sample; None: both are as long as their tensors"""
+    longest: int = 0
+    """the longer side's length where nothing is padded"""
+
+
+class PositionLayer:
+    """Base of position modules; mix it into an `nn.Module` first in the bases. Each method does nothing by itself."""
+
+    def tokens(self, x_BND: Tensor, places: Places) -> Tensor:
+        """Tokens with what tells their place added, before any projection."""
+        return x_BND
+
+    def heads(self, x_BHNK: Tensor, places: Places) -> Tensor:
+        """Queries or keys of each head, turned by their place."""
+        return x_BHNK
+
+
+def sides(layout: Layout) -> tuple[Places, Places]:
+    """Places of the queries and of the sources of a call; anchors have none and are not counted."""
+    import torch
+
+    lengths = []
+    for real, count in ((layout.real_BQ, layout.queries), (layout.real_BS, layout.sources - layout.anchors)):
+        lengths.append(count if real is None else real.sum(1))
+    padded = [length for length in lengths if not isinstance(length, int)]
+    longest_B = None
+    if padded:
+        known = [length if not isinstance(length, int) else torch.full_like(padded[0], length) for length in lengths]
+        longest_B = torch.maximum(*known)
+    longest = max(layout.queries, layout.sources - layout.anchors)
+    place_BSP = layout.place_BSP if layout.apart else layout.place_BQP
+    queries = Places(
+        count=layout.queries, real_BN=layout.real_BQ, place_BNP=layout.place_BQP, longest_B=longest_B, longest=longest
+    )
+    if not layout.apart:
+        return queries, queries
+    sources = Places(
+        count=layout.sources - layout.anchors,
+        real_BN=layout.real_BS,
+        place_BNP=place_BSP,
+        longest_B=longest_B,
+        longest=longest,
+    )
+    return queries, sources
+
+
+Origin = Literal["token", "centre", "genomic"]
+
+
+def along(places: Places, origin: Origin, unit: float, like: Tensor) -> Tensor:
+    """Where tokens stand on a line, (N,) or (B, N) in float64.
+
+    Args:
+        places: of one side.
+        origin: `token`, the index from the first token; `centre`, the index from the middle of the sample's real
+            tokens; `genomic`, the first coordinate in units of `unit`.
+        unit: of `genomic`, in units of the coordinate (500 base pairs, say).
+        like: names the device.
+
+    Raises:
+        ValueError: `genomic` without coordinates.
+    """
+    import torch
+
+    if origin == "genomic":
+        if places.place_BNP is None:
+            raise ValueError("origin = genomic needs coordinates of the tokens, and the data give none; use token or centre")
+        place_BN = places.place_BNP[..., 0].to(torch.float64) / unit
+        return place_BN if places.real_BN is None else torch.where(places.real_BN, place_BN, 0.0)
+    index_N = torch.arange(places.count, device=like.device, dtype=torch.float64)
+    if origin == "token":
+        return index_N
+    if places.real_BN is None:
+        return index_N - (places.count - 1) / 2
+    return index_N - (places.real_BN.sum(1, keepdim=True) - 1) / 2

@@ -1,0 +1,118 @@
+"""One call of an attention over pairs, as all its kernels want it: positions told, anchors in front, padding blank.
+
+B batch, Q query and S source tokens, A anchors in front of them, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from core.kinds.mask import Layout, Mask
+from core.kinds.position import Places, PositionLayer, sides
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Call:
+    """What the layer projects and what its kernel is given."""
+
+    x_BQD: Tensor
+    """queries, places told"""
+    sources_BSD: Tensor
+    """anchors, then sources with their places told, blank on padding"""
+    mask: Mask
+    real_BS: Tensor | None
+    bias: Tensor | None
+    anchors: int
+    queries: Places
+    sources: Places
+
+    def turned(self, position: PositionLayer, q_BHQK: Tensor, k_BHSK: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys after `PositionLayer.heads`; anchors have no place and stay."""
+        q_BHQK = position.heads(q_BHQK, self.queries)
+        if not self.anchors:
+            return q_BHQK, position.heads(k_BHSK, self.sources)
+        front, rest = k_BHSK[:, :, : self.anchors], k_BHSK[:, :, self.anchors :]
+        return q_BHQK, torch.cat([front, position.heads(rest, self.sources)], dim=2)
+
+
+def prepare(
+    layer: nn.Module,
+    mask: Mask,
+    x_BQD: Tensor,
+    context_BSD: Tensor | None,
+    bias: Tensor | None,
+    real_BS: Tensor | None,
+    layout: Layout | None,
+) -> Call:
+    """Put a call together from a layer's `position`, `anchor` (or None) and `chance`.
+
+    Args:
+        layer: the attention layer.
+        mask: the plugin's mask and the data's, joined.
+        x_BQD: queries; also the sources where `context_BSD` is None.
+        context_BSD: sources of cross attention.
+        bias: for the logits of the sources without anchors.
+        real_BS: False on source tokens that are padding.
+        layout: as given to the layer.
+
+    Raises:
+        ValueError: the layout lacks what the mask or the position must know.
+    """
+    layout = layout or Layout()
+    x_BQD, sources_BSD = without_padding(x_BQD, context_BSD, real_BS)
+    anchor: nn.Module | None = layer.anchor  # type: ignore[assignment]
+    count: int = 0 if anchor is None else anchor.count  # type: ignore[assignment]
+    told = attrs.evolve(
+        layout,
+        queries=x_BQD.shape[1],
+        sources=sources_BSD.shape[1],
+        apart=context_BSD is not None,
+        real_BQ=real_BS if context_BSD is None else layout.real_BQ,
+        real_BS=real_BS,
+        chance=layer.draw if layer.training and not x_BQD.is_meta else None,  # type: ignore[arg-type]
+    )
+    if count and layout.anchors:
+        raise ValueError(f"the sources have {layout.anchors} anchors in front already; choose anchor = none")
+    position: PositionLayer = layer.position  # type: ignore[assignment]
+    given = attrs.evolve(told, anchors=layout.anchors)
+    queries, sources = sides(given)
+    placed_BQD = position.tokens(x_BQD, queries)
+    if context_BSD is None:
+        placed_BSD = placed_BQD
+    elif layout.anchors:
+        front, rest = sources_BSD[:, : layout.anchors], sources_BSD[:, layout.anchors :]
+        placed_BSD = torch.cat([front, position.tokens(rest, sources)], dim=1)
+    else:
+        placed_BSD = position.tokens(sources_BSD, sources)
+    if anchor is not None:
+        # Made of the bare sources: an anchor stands for all of them and has no place.
+        placed_BSD = torch.cat([anchor(sources_BSD, real_BS), placed_BSD], dim=1)
+        told = attrs.evolve(told, sources=told.sources + count, anchors=count)
+        if real_BS is not None:
+            real_BS = torch.cat([real_BS.any(1, keepdim=True).expand(-1, count), real_BS], dim=1)
+            told = attrs.evolve(told, real_BS=real_BS, real_BQ=told.real_BQ)
+        if bias is not None:
+            bias = torch.nn.functional.pad(bias.expand(*bias.shape[:-1], placed_BSD.shape[1] - count), (count, 0))
+    return Call(
+        x_BQD=placed_BQD,
+        sources_BSD=placed_BSD,
+        mask=mask.on(told),
+        real_BS=real_BS,
+        bias=bias,
+        anchors=told.anchors,
+        queries=queries,
+        sources=sources,
+    )
+
+
+def without_padding(x_BQD: Tensor, context_BSD: Tensor | None, real_BS: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries and sources, with zeros where sources are padding.
+
+    Done before the projections: a gradient of 0 times NaN would reach their weights otherwise.
+    """
+    sources_BSD = x_BQD if context_BSD is None else context_BSD
+    if real_BS is not None:
+        sources_BSD = torch.where(real_BS[..., None], sources_BSD, 0.0)
+    return (sources_BSD if context_BSD is None else x_BQD), sources_BSD

@@ -1,0 +1,53 @@
+"""Direction from the centre and distance to it, added to the tokens.
+
+B batch, N queries or sources, P axes of space, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core.kinds.position import Places, Position, PositionLayer
+from core.params import knob, params
+from plugins.positions._added import coordinates
+
+TINY = 1e-7
+
+
+@params
+class DirectionDistance(Position):
+    """x + W_2 relu(W_1 [p / |p|, |p|]): where a cell lies from the centre of its section, and how far.
+
+    After the positional encoding of AlphaSTomics, which keeps P channels where this adds D. A cell at the centre has
+    the direction 0. W_2 starts at zero, so that at first nothing is added.
+    """
+
+    axes: int = knob(2, "axes of space", ge=1)
+    hidden: int = knob(64, "width of the hidden layer", ge=1)
+
+    def build(self, width: int, heads: int, head_width: int) -> DirectionDistanceLayer:
+        return DirectionDistanceLayer(self, width)
+
+
+class DirectionDistanceLayer(PositionLayer, nn.Module):
+    """The module of `DirectionDistance`."""
+
+    def __init__(self, plugin: DirectionDistance, width: int) -> None:
+        super().__init__()
+        self.plugin = plugin
+        self.first = nn.Linear(plugin.axes + 1, plugin.hidden)
+        self.second = nn.Parameter(torch.empty(width, plugin.hidden))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Nothing is added at first; the hidden layer starts by itself."""
+        nn.init.zeros_(self.second)
+
+    def tokens(self, x_BND: Tensor, places: Places) -> Tensor:
+        """Tokens and their direction and distance, of the dtype given."""
+        place_BNP = coordinates(places, self.plugin.axes, "direction_distance").to(self.second.dtype)
+        # The square of the norm is floored, as the slope of a norm at 0 is not a number.
+        distance_BN1 = place_BNP.square().sum(-1, keepdim=True).clamp(min=TINY**2).sqrt()
+        told = torch.cat([place_BNP / distance_BN1, distance_BN1], dim=-1)
+        return x_BND + (torch.relu(self.first(told)) @ self.second.T).to(x_BND.dtype)

@@ -1,0 +1,20 @@
+"""No position: the sources are a set."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from core.kinds.position import Position, PositionLayer
+from core.params import params
+
+
+@params
+class NoPosition(Position):
+    """Nothing tells where a token stands: the control arm of a position study, and right for sets of cells."""
+
+    def build(self, width: int, heads: int, head_width: int) -> Nowhere:
+        return Nowhere()
+
+
+class Nowhere(PositionLayer, nn.Module):
+    """The module of `NoPosition`."""
