@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.auxiliary import listen
 from core.kinds import GateLayer
+from core.nn.auxiliary import listen
 
 BINS = 40
 LOW, HIGH = 0.05, 0.95
