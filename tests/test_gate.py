@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.auxiliary import listen
-from core.fusion import Fusion
 from core.kinds import Gate
+from core.nn.auxiliary import listen
+from core.nn.fusion import Fusion
 from core.testing.draws import close, law, randn, seeds, started
 from core.testing.gate import GateLaws
 from core.train.streams import Streams

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from core.auxiliary import listen, tell
+from core.cli import main
 from core.cli.choose import resolve_run
+from core.nn.auxiliary import listen, tell
 from core.testing.draws import randn, started
 from core.train.loop import Trainer
 from core.train.probe import MEAN, SATURATED, SPREAD, judge_gates, unhealthy, watch_gates
 from plugins.gates.dual import Dual
 from plugins.gates.headwise import Headwise
 from plugins.gates.sigmoid import Sigmoid
-from small import SMALL, core
+from small import SMALL
 
 UNTRAINED = (word for word in SMALL if not word.startswith("--train."))
 GATED = (*UNTRAINED, "--attention=gated_headwise", "--train.steps=4", "--train.warmup=0")
@@ -104,10 +105,12 @@ def test_a_gate_is_judged_once_it_has_settled() -> None:
     assert judge_gates(lines, 100)["a"].startswith("gate a, step 10: it shuts nearly everything out")
 
 
-def test_a_gate_that_is_shut_is_told_once_and_stands_in_the_report(tmp_path: Path) -> None:
+def test_a_gate_that_is_shut_is_told_once_and_stands_in_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """Each unhealthy gate has one line in the log, and the same sentence in the report; healthy ones have none."""
-    done = core("run", *GATED, "--train.log_every=1", "--gate.bias=-9", "-o", "shut", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert main(["run", *GATED, "--train.log_every=1", "--gate.bias=-9", "-o", str(tmp_path / "shut")]) == 0
+    said = capsys.readouterr().err
     log = (tmp_path / "shut" / "log.txt").read_text().splitlines()
     told = [line for line in log if "warning: gate" in line]
     assert len(told) == 2
@@ -116,7 +119,7 @@ def test_a_gate_that_is_shut_is_told_once_and_stands_in_the_report(tmp_path: Pat
         sentence = line.partition("warning: ")[2]
         assert sentence.startswith(f"gate blocks.{block}.attention.gate, step 1: it shuts nearly everything out")
         assert sentence in page
-        assert sentence in done.stderr
+        assert sentence in said
     records = [json.loads(line) for line in (tmp_path / "shut" / "metrics.jsonl").read_text().splitlines()]
     assert records[0]["stat/gate/blocks.1.attention.gate/saturated"] == 1.0
 

@@ -106,7 +106,7 @@ class TestUnknown:
             ("ffn", "moe4", "Did you mean 'moe'?"),
             ("gate", "cellcor/headwise", "Did you mean 'cellcore/headwise'?"),
             ("ffn", "headwise", "That is a name of kind 'gate'."),
-            ("gate", "xyzzy", "Known: none, headwise, elementwise."),
+            ("gate", "xyzzy", "Known: none, headwise, elementwise"),
             ("data", "cells.csv", "files must end in .h5ad"),
             ("data", "~/cells", "files must end in .h5ad"),
             ("gate", "", "is no name"),

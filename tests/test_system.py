@@ -19,6 +19,7 @@ PIECES = [
     ["--attention=gated_headwise", "--ffn=moe4x2"],
     ["--attention=softmax", "--ffn=dense", "--path=cond_ot", "--solver=euler"],
     ["--attention=linear", "--gate=elementwise", "--ffn=moe2x1"],
+    ["--attention=linear", "--gate=dual"],
     ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--position_path=cosine(exponent=2)"],
 ]
 

@@ -1,5 +1,6 @@
 """The interfaces. Each file holds one: its contract in words and shapes, and the laws that `core.testing` checks."""
 
+from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention, AttentionLayer, NoWeights
 from core.kinds.data import Batch, Card, Data, Source, Split
 from core.kinds.encoder import Encoder, Tokens
@@ -36,6 +37,7 @@ from core.kinds.tracker import Track, Tracker
 
 __all__ = [
     "FFN",
+    "Anchor",
     "Attention",
     "AttentionLayer",
     "Aux",

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Gate(Plugin):
     """An epilogue of the weighted sum, outside the kernel, so that it never blocks a fast one.
 
-    Any gate fuses two branches too: `core.fusion.Fusion` presents them as two heads. What a gate wants of the training
-    loss, such as a penalty on its weights, it tells by `core.auxiliary`.
+    Any gate fuses two branches too: `core.nn.fusion.Fusion` presents them as two heads. What a gate wants of the
+    training loss, such as a penalty on its weights, it tells by `core.nn.auxiliary`.
 
     Laws (`core.testing.gate.GateLaws`): shape and dtype are kept; scores lie in [0, 1], also for tokens of 1e30; scores
     of 1 leave the input as it is; each token's gate depends on that token alone; the gradient reaches the gate's own

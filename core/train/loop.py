@@ -16,9 +16,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from core.auxiliary import listen
 from core.errors import RunFailed
 from core.kinds import Batch, Source, Split, Strategy, System, Terms, Track
+from core.nn.auxiliary import listen
 from core.train.average import Average
 from core.train.between import tell_step_taken
 from core.train.checkpoint import Checkpoint, latest, load, save

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.auxiliary import listen
 from core.kinds import GateLayer
+from core.nn.auxiliary import listen
 
 BINS = 40
 LOW, HIGH = 0.05, 0.95
@@ -43,8 +43,7 @@ def watch_gates(model: nn.Module, most: int | None = None) -> Iterator[dict[str,
     found: dict[str, dict[str, Any]] = {}
     handles = []
     for name, module in model.named_modules():
-        inner = any(isinstance(m, GateLayer) for m in module.modules() if m is not module)
-        if isinstance(module, GateLayer) and not inner:
+        if isinstance(module, GateLayer) and not _holds_gates(module):
             handles.append(module.register_forward_pre_hook(_collect(name, sums, most)))  # type: ignore[attr-defined]
     try:
         yield found
@@ -104,6 +103,10 @@ def judge_gates(records: Iterable[Mapping[str, float]], total: int) -> dict[str,
             if wrong is not None:
                 found[name] = f"gate {name}, step {record['step']:.0f}: {wrong}"
     return found
+
+
+def _holds_gates(module: Any) -> bool:
+    return any(isinstance(inner, GateLayer) for inner in module.modules() if inner is not module)
 
 
 def _collect(name: str, sums: dict[str, list[Tensor]], most: int | None) -> Any:

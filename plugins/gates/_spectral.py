@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.auxiliary import tell
+from core.nn.auxiliary import tell
 
 Mode = Literal["none", "penalty", "projection"]
 SQUARINGS = 6
@@ -35,7 +35,7 @@ class Spectral:
     weight: float
 
     def limited(self, weight_RD: Tensor) -> Tensor:
-        """The weights to use in a forward pass. A penalty is told to whoever listens (`core.auxiliary`)."""
+        """The weights to use in a forward pass. A penalty is told to whoever listens (`core.nn.auxiliary`)."""
         if self.mode == "penalty":
             tell("spectral", lambda: self.weight * (spectral_norm(weight_RD) - self.bound).clamp_min(0.0).square())
         if self.mode == "projection":

@@ -14,7 +14,7 @@ class Dual(Gate):
     """Heads in two branches: the first half is scaled by g, the second by 1 - g, with g from the gate `inner`.
 
     After attention the output projection adds both halves up, so W_o [g a; (1 - g) b] fuses what the two halves read.
-    Two whole branches are fused by `core.fusion.Fusion`, which shows this gate [a; b] and takes a and b as its two
+    Two whole branches are fused by `core.nn.fusion.Fusion`, which shows this gate [a; b] and takes a and b as its two
     heads: y = g a + (1 - g) b, with min(a, b) <= y <= max(a, b), and y = a where a = b (Srivastava et al. 2015,
     arXiv:1505.00387, eq. 3, coupled carry gate). Not to be confused with two gates: there is one score for both.
     With `inner = none` the first branch passes alone.

@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.gate import Gate, GateLayer
+from core.nn.norm import normalised
 from core.params import knob, params
 from plugins.gates._scores import Per, by_head, scale, scores_a_token
 from plugins.gates._spectral import Mode, Spectral
 
-LARGEST = 1e15
-"""channels beyond +-LARGEST count as that: a layer norm in float32 has to square and add them up"""
 MARGIN = 2.0**-23
 """least distance of a score from its bounds, which a float32 sigmoid would round onto"""
 
@@ -27,10 +26,10 @@ class Tempered(Gate):
     """g = delta + (1 - 2 delta) sigmoid((W LN(x) + b) / tau), with a learned temperature tau.
 
     The floor `delta` keeps every score strictly inside (delta, 1 - delta), whatever the token holds, so nothing is ever
-    cut off: what the gate scales keeps at least delta of its gradient. W starts at zero: with `bias = 0` every score is 0.5 at first, and the
-    gate is a constant until its weights have moved. The temperature divides the logits (Hinton et al. 2015,
-    arXiv:1503.02531, eq. 1): a higher one makes the gate less steep. Not to be confused with a hard concrete gate,
-    which is random and reaches 0 and 1.
+    cut off: what the gate scales keeps at least delta of its gradient. W starts at zero: with `bias = 0` every score is
+    0.5 at first, and the gate is a constant until its weights have moved. The temperature divides the logits (Hinton et
+    al. 2015, arXiv:1503.02531, eq. 1): a higher one makes the gate less steep. Not to be confused with a hard concrete
+    gate, which is random and reaches 0 and 1.
     """
 
     per: Per = knob("channel", "what has a score of its own: token, head, or channel of a head")
@@ -77,9 +76,7 @@ class TemperedGate(GateLayer, nn.Module):
     def scores(self, x_BQD: Tensor) -> Tensor:
         """Multipliers in (delta, 1 - delta), (B, Q, H) or, by channel, (B, Q, H, V); float32 or wider."""
         wide = torch.promote_types(x_BQD.dtype, torch.float32)
-        inside_BQD = x_BQD.to(wide).clamp(-LARGEST, LARGEST)
-        if self.plugin.norm:
-            inside_BQD = F.layer_norm(inside_BQD, inside_BQD.shape[-1:])
+        inside_BQD = normalised(x_BQD) if self.plugin.norm else x_BQD.to(wide)
         logits_BQR = F.linear(inside_BQD, self.limit.limited(self.weight).to(wide), self.bias.to(wide)).to(wide)
         temperature = self.plugin.coolest + F.softplus(self.raw_temperature.to(wide))
         low, high = self.plugin.delta, 1 - self.plugin.delta
