@@ -27,6 +27,7 @@ from plugins.gates.headwise import Headwise
 from plugins.kernels.auto import Auto
 from plugins.kernels.reference import Reference
 from plugins.masks.full import Full
+from plugins.positions.none import NoPosition
 from plugins.sparsifiers.softmax import Softmax
 
 BAR = 3.0
@@ -63,7 +64,15 @@ KERNELS: dict[str, type[Kernel]] = {"chosen": Auto, "explicit": Reference, "text
 def passes(kernel: str, cells: int, padded: bool, width: int, heads: int) -> Callable[[], None]:
     """One forward and backward pass over a set of `cells`, an eighth of them padding where `padded`."""
     torch.manual_seed(0)
-    plugin = Pairwise(heads=heads, mask=Full(), sparsifier=Softmax(), gate=Headwise(), kernel=KERNELS[kernel]())
+    plugin = Pairwise(
+        heads=heads,
+        mask=Full(),
+        sparsifier=Softmax(),
+        gate=Headwise(),
+        kernel=KERNELS[kernel](),
+        position=NoPosition(),
+        anchor=None,
+    )
     layer = plugin.build(width)
     x_BND = torch.randn(1, cells, width, requires_grad=True)
     real_BN = (torch.arange(cells) < cells - cells // 8)[None] if padded else None

@@ -26,6 +26,7 @@ from plugins.gates.sigmoid import Sigmoid
 from plugins.gates.tempered import Tempered
 from plugins.kernels.auto import Auto
 from plugins.masks.full import Full
+from plugins.positions.none import NoPosition
 from plugins.sparsifiers.softmax import Softmax
 
 BAR = 1.05
@@ -45,7 +46,9 @@ GATES: dict[str, Gate] = {
 def passes(gate: Gate, tokens: int, width: int, heads: int) -> Callable[[], None]:
     """One forward and backward pass over a set of tokens."""
     torch.manual_seed(0)
-    plugin = Pairwise(heads=heads, mask=Full(), sparsifier=Softmax(), gate=gate, kernel=Auto())
+    plugin = Pairwise(
+        heads=heads, mask=Full(), sparsifier=Softmax(), gate=gate, kernel=Auto(), position=NoPosition(), anchor=None
+    )
     layer = plugin.build(width)
     x_BND = torch.randn(1, tokens, width, requires_grad=True)
 

@@ -28,6 +28,7 @@ from plugins.kernels.reference import Reference
 from plugins.kernels.sdpa import Sdpa
 from plugins.kernels.sdpa_masked import SdpaMasked
 from plugins.masks.full import Full
+from plugins.positions.none import NoPosition
 from plugins.sparsifiers.softmax import Softmax
 
 GATES = [NoGate(), Headwise(), Elementwise()]
@@ -48,6 +49,7 @@ def _kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def pairwise(**given: object) -> Pairwise:
     """A small pairwise attention that differs from the plain one in what is given."""
     plain = {"heads": 2, "mask": Full(), "sparsifier": Softmax(), "gate": NoGate(), "kernel": Auto()}
+    plain |= {"position": NoPosition(), "anchor": None}
     return Pairwise(**(plain | given))
 
 

@@ -27,6 +27,7 @@ from core.kinds.metric import Metric, Tally
 from core.kinds.path import FlowPath, PathPoint, Target
 from core.kinds.plugin import Plugin
 from core.kinds.pooling import Pooling
+from core.kinds.position import Places, Position, PositionLayer
 from core.kinds.residual import Residual
 from core.kinds.solver import Field, Noise, Solver, Tree
 from core.kinds.sparsifier import Sparsifier
@@ -66,8 +67,11 @@ __all__ = [
     "Noise",
     "PathPoint",
     "Picture",
+    "Places",
     "Plugin",
     "Pooling",
+    "Position",
+    "PositionLayer",
     "PureLoss",
     "RankingLoss",
     "Request",

@@ -69,28 +69,23 @@ def sides(layout: Layout) -> tuple[Places, Places]:
     """Places of the queries and of the sources of a call; anchors have none and are not counted."""
     import torch
 
-    lengths = []
-    for real, count in ((layout.real_BQ, layout.queries), (layout.real_BS, layout.sources - layout.anchors)):
-        lengths.append(count if real is None else real.sum(1))
+    own = layout.sources - layout.anchors
+    real_BS = None if layout.real_BS is None else layout.real_BS[:, layout.anchors :]
+    lengths = [
+        count if real is None else real.sum(1) for real, count in ((layout.real_BQ, layout.queries), (real_BS, own))
+    ]
     padded = [length for length in lengths if not isinstance(length, int)]
     longest_B = None
     if padded:
         known = [length if not isinstance(length, int) else torch.full_like(padded[0], length) for length in lengths]
         longest_B = torch.maximum(*known)
-    longest = max(layout.queries, layout.sources - layout.anchors)
-    place_BSP = layout.place_BSP if layout.apart else layout.place_BQP
+    longest = max(layout.queries, own)
     queries = Places(
         count=layout.queries, real_BN=layout.real_BQ, place_BNP=layout.place_BQP, longest_B=longest_B, longest=longest
     )
     if not layout.apart:
         return queries, queries
-    sources = Places(
-        count=layout.sources - layout.anchors,
-        real_BN=layout.real_BS,
-        place_BNP=place_BSP,
-        longest_B=longest_B,
-        longest=longest,
-    )
+    sources = Places(count=own, real_BN=real_BS, place_BNP=layout.place_BSP, longest_B=longest_B, longest=longest)
     return queries, sources
 
 
@@ -114,7 +109,9 @@ def along(places: Places, origin: Origin, unit: float, like: Tensor) -> Tensor:
 
     if origin == "genomic":
         if places.place_BNP is None:
-            raise ValueError("origin = genomic needs coordinates of the tokens, and the data give none; use token or centre")
+            raise ValueError(
+                "origin = genomic needs coordinates of the tokens, and the data give none; use token or centre"
+            )
         place_BN = places.place_BNP[..., 0].to(torch.float64) / unit
         return place_BN if places.real_BN is None else torch.where(places.real_BN, place_BN, 0.0)
     index_N = torch.arange(places.count, device=like.device, dtype=torch.float64)

@@ -5,10 +5,13 @@ B batch, Q query and S source tokens, A anchors in front of them, D width, H hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import torch
 from torch import Tensor, nn
 
+from core.kinds.kernel import Request
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Places, PositionLayer, sides
 
@@ -28,13 +31,24 @@ class Call:
     queries: Places
     sources: Places
 
-    def turned(self, position: PositionLayer, q_BHQK: Tensor, k_BHSK: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys after `PositionLayer.heads`; anchors have no place and stay."""
-        q_BHQK = position.heads(q_BHQK, self.queries)
+    def request(self, fused: bool) -> Request:
+        """What a kernel may look at before it says yes or no."""
+        return Request(
+            fused=fused,
+            form=self.mask.form,
+            padded=self.real_BS is not None,
+            bias=self.bias is not None,
+            device=self.x_BQD.device.type,
+        )
+
+    def turned(self, position: nn.Module, q_BHQK: Tensor, k_BHSK: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys after the position's `heads`; anchors have no place and stay."""
+        heads: Callable[[Tensor, Places], Tensor] = position.heads  # type: ignore[assignment]
+        q_BHQK = heads(q_BHQK, self.queries)
         if not self.anchors:
-            return q_BHQK, position.heads(k_BHSK, self.sources)
+            return q_BHQK, heads(k_BHSK, self.sources)
         front, rest = k_BHSK[:, :, : self.anchors], k_BHSK[:, :, self.anchors :]
-        return q_BHQK, torch.cat([front, position.heads(rest, self.sources)], dim=2)
+        return q_BHQK, torch.cat([front, heads(rest, self.sources)], dim=2)
 
 
 def prepare(
@@ -76,8 +90,7 @@ def prepare(
     if count and layout.anchors:
         raise ValueError(f"the sources have {layout.anchors} anchors in front already; choose anchor = none")
     position: PositionLayer = layer.position  # type: ignore[assignment]
-    given = attrs.evolve(told, anchors=layout.anchors)
-    queries, sources = sides(given)
+    queries, sources = sides(told)
     placed_BQD = position.tokens(x_BQD, queries)
     if context_BSD is None:
         placed_BSD = placed_BQD
@@ -92,7 +105,7 @@ def prepare(
         told = attrs.evolve(told, sources=told.sources + count, anchors=count)
         if real_BS is not None:
             real_BS = torch.cat([real_BS.any(1, keepdim=True).expand(-1, count), real_BS], dim=1)
-            told = attrs.evolve(told, real_BS=real_BS, real_BQ=told.real_BQ)
+            told = attrs.evolve(told, real_BS=real_BS)
         if bias is not None:
             bias = torch.nn.functional.pad(bias.expand(*bias.shape[:-1], placed_BSD.shape[1] - count), (count, 0))
     return Call(

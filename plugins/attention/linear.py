@@ -16,7 +16,8 @@ from core.kinds.gate import Gate
 from core.kinds.mask import Layout, Mask
 from core.params import knob, params, slot
 from core.train.streams import Dropout
-from plugins.attention.pairwise import head_width, without_padding
+from plugins.attention._call import without_padding
+from plugins.attention.pairwise import head_width
 
 
 @params

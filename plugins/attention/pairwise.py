@@ -5,18 +5,20 @@ B batch, Q query and S source tokens, N either, D width, H heads, K head width.
 
 from __future__ import annotations
 
-import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention
 from core.kinds.gate import Gate
-from core.kinds.kernel import Kernel, Request
+from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
+from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
+from plugins.attention._call import Call, prepare
 
 
 @params
@@ -24,8 +26,8 @@ class Pairwise(Attention):
     """Multi-head attention by weights over pairs of tokens, self or cross.
 
     out = W_o [gate(x) * sparsify(q k^T / sqrt(K) + bias, visible) v] (Vaswani et al. 2017, eq. 1; the gate: Qiu et al.
-    2025, arXiv:2505.06708, position G1). Nothing tells where a token stands: without a mask or a bias the sources are
-    a set. Dropout acts on the projected output, not on the weights, so that it never blocks a fused kernel.
+    2025, arXiv:2505.06708, position G1). Without a position, a mask or a bias the sources are a set. Dropout acts on
+    the projected output, not on the weights, so that it never blocks a fused kernel.
     """
 
     heads: int = knob(8, "number of heads; must divide the width", ge=1)
@@ -38,6 +40,8 @@ class Pairwise(Attention):
     mask: Mask = slot("full", "which pairs may see each other")
     sparsifier: Sparsifier = slot("softmax", "turns logits into weights")
     gate: Gate = slot("none", "scales what a head read")
+    position: Position = slot("none", "how it knows where tokens are")
+    anchor: Anchor | None = slot(None, "extra keys that every query sees; none: no such keys")
     kernel: Kernel = slot("auto", "how the sum is computed")
 
     def build(self, width: int) -> PairwiseLayer:
@@ -59,6 +63,8 @@ class PairwiseLayer(nn.Module):
         self.key_norm: nn.Module = HeadNorm(head) if plugin.qk_norm else nn.Identity()
         self.sparsifier = plugin.sparsifier.build(plugin.heads)
         self.gate = plugin.gate.build(width, plugin.heads, head)
+        self.position = plugin.position.build(width, plugin.heads, head)
+        self.anchor = None if plugin.anchor is None else plugin.anchor.build(width)
         self.dropout = Dropout(plugin.dropout)
         self.chance = Stochastic()
 
@@ -89,14 +95,14 @@ class PairwiseLayer(nn.Module):
         Raises:
             ValueError: the chosen kernel cannot serve this mask, bias or padding; a mask lacks what it must know.
         """
-        joined = self._joined(mask, layout, x_BQD, context_BSD, real_BS)
-        self._check(joined, bias is not None, real_BS is not None, x_BQD.device.type)
-        x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS)
-        q_BHQK, k_BHSK, v_BHSK = self._project(x_BQD, context_BSD)
+        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
+        call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
+        self._check(call)
+        q_BHQK, k_BHSK, v_BHSK = self._project(call)
         out_BHQK = self.plugin.kernel.attend(
-            q_BHQK, k_BHSK, v_BHSK, joined, self.sparsifier, real_BS=real_BS, bias=bias
+            q_BHQK, k_BHSK, v_BHSK, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
         )
-        gated_BQHK = self.gate(out_BHQK, x_BQD).transpose(1, 2)
+        gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
         return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
 
     def weights(
@@ -111,51 +117,34 @@ class PairwiseLayer(nn.Module):
     ) -> Tensor:
         """The weights that `forward` gives the sources, (B, H, Q, S), for figures: O(Q * S) memory.
 
-        They are what the kernel itself returns where the values are the unit vectors. Arguments as in `forward`.
+        They are what the kernel itself returns where the values are the unit vectors; a layer's anchors are the first
+        sources. Arguments as in `forward`.
         """
-        joined = self._joined(mask, layout, x_BQD, context_BSD, real_BS)
-        x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS)
-        q_BHQK, k_BHSK, v_BHSK = self._project(x_BQD, context_BSD)
+        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
+        call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
+        self._check(call)
+        q_BHQK, k_BHSK, v_BHSK = self._project(call)
         unit_SS = torch.eye(v_BHSK.shape[2], dtype=v_BHSK.dtype, device=v_BHSK.device)
         unit_BHSS = unit_SS.expand(*v_BHSK.shape[:2], -1, -1)
-        return self.plugin.kernel.attend(q_BHQK, k_BHSK, unit_BHSS, joined, self.sparsifier, real_BS=real_BS, bias=bias)
-
-    def _joined(
-        self,
-        mask: Mask | None,
-        layout: Layout | None,
-        x_BQD: Tensor,
-        context_BSD: Tensor | None,
-        real_BS: Tensor | None,
-    ) -> Mask:
-        """The plugin's mask and the given one, told of the tokens of this call."""
-        joined = self.plugin.mask if mask is None else self.plugin.mask & mask
-        layout = layout or Layout()
-        told = attrs.evolve(
-            layout,
-            queries=x_BQD.shape[1],
-            sources=(x_BQD if context_BSD is None else context_BSD).shape[1],
-            apart=context_BSD is not None,
-            real_BQ=real_BS if context_BSD is None else layout.real_BQ,
-            real_BS=real_BS,
-            chance=self._draw if self.training and not x_BQD.is_meta else None,
+        return self.plugin.kernel.attend(
+            q_BHQK, k_BHSK, unit_BHSS, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
         )
-        return joined.on(told)
 
-    def _draw(self) -> float:
+    def draw(self) -> float:
+        """A number from U[0, 1) for masks that draw, on the layer's own stream."""
         return float(self.chance.uniform((1,), torch.empty(0, device="cpu")))
 
-    def _project(self, x_BQD: Tensor, context_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.plugin.heads, -1)
-        q_BQHK = self.query(x_BQD).unflatten(-1, heads)
-        k_BSHK = self.key(context_BSD).unflatten(-1, heads)
-        v_BSHK = self.value(context_BSD).unflatten(-1, heads)
+        q_BQHK = self.query(call.x_BQD).unflatten(-1, heads)
+        k_BSHK = self.key(call.sources_BSD).unflatten(-1, heads)
+        v_BSHK = self.value(call.sources_BSD).unflatten(-1, heads)
         q_BQHK, k_BSHK = self.query_norm(q_BQHK), self.key_norm(k_BSHK)
-        return q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2), v_BSHK.transpose(1, 2)
+        q_BHQK, k_BHSK = call.turned(self.position, q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2))
+        return q_BHQK, k_BHSK, v_BSHK.transpose(1, 2)
 
-    def _check(self, mask: Mask, biased: bool, padded: bool, device: str) -> None:
-        request = Request(fused=self.plugin.sparsifier.fused, form=mask.form, padded=padded, bias=biased, device=device)
-        reason = self.plugin.kernel.refuses(request)
+    def _check(self, call: Call) -> None:
+        reason = self.plugin.kernel.refuses(call.request(self.plugin.sparsifier.fused))
         if reason is not None:
             raise ValueError(f"{reason}; choose kernel = auto, which finds one that can")
 
@@ -190,14 +179,3 @@ def head_width(width: int, heads: int) -> int:
         fits = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
         raise ValueError(f"a width of {width} does not divide into {heads} heads; heads may be {fits}")
     return width // heads
-
-
-def without_padding(x_BQD: Tensor, context_BSD: Tensor | None, real_BS: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Queries and sources, with zeros where sources are padding.
-
-    Done before the projections: a gradient of 0 times NaN would reach their weights otherwise.
-    """
-    sources_BSD = x_BQD if context_BSD is None else context_BSD
-    if real_BS is not None:
-        sources_BSD = torch.where(real_BS[..., None], sources_BSD, 0.0)
-    return (sources_BSD if context_BSD is None else x_BQD), sources_BSD

@@ -39,7 +39,9 @@ class Rope(Position):
 
     def build(self, width: int, heads: int, head_width: int) -> Rotary:
         if head_width % 2:
-            raise ValueError(f"rope turns pairs of channels, and heads are {head_width} wide: choose an even width a head")
+            raise ValueError(
+                f"rope turns pairs of channels, and heads are {head_width} wide: choose an even width a head"
+            )
         if self.scaling in ("ntk", "dynamic") and head_width == 2:
             raise ValueError(f"{self.scaling} scaling needs heads of at least 4 channels, and they are 2 wide")
         return Rotary(self)

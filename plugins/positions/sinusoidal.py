@@ -11,9 +11,9 @@ from core.params import knob, params
 
 @params
 class Sinusoidal(Position):
-    """Channel 2j of the token at place m gets sin(m base^(-2j / D)), channel 2j + 1 the cosine (Vaswani et al. 2017, 3.5).
+    """Channel 2j of the token at place m gets sin(m base^(-2j / D)), channel 2j + 1 the cosine.
 
-    Added before the projections, so values carry it too. It has no weights.
+    Vaswani et al. 2017, section 3.5. Added before the projections, so values carry it too. It has no weights.
     """
 
     base: float = knob(10_000.0, "slowest channel turns once in about 2 pi base tokens", gt=1.0)

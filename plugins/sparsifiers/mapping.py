@@ -43,7 +43,10 @@ def entmax(logits: Tensor, visible: Tensor, alpha: float | Tensor) -> Tensor:
 def _in_blocks(tensor: Tensor) -> bool:
     """Whether numbers may be looked at and written in place: neither traced, nor on an accelerator, nor without any."""
     return (
-        type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.numel() > 0 and not torch.compiler.is_compiling()
+        type(tensor) is Tensor
+        and tensor.device.type == "cpu"
+        and tensor.numel() > 0
+        and not torch.compiler.is_compiling()
     )
 
 
