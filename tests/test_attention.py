@@ -286,7 +286,8 @@ def test_what_does_not_fit_is_refused() -> None:
 CONCAT = Window(w=3, coord="concat")
 LOCAL = [
     Window(w=3),
-    Window(w=3, coord="aligned"),
+    Window(w=1, coord="aligned"),
+    Window(w=8, coord="aligned"),
     CONCAT,
     WindowCausal(w=2, coord="aligned"),
     WindowAnchor(window=3, anchors=2),
@@ -306,10 +307,10 @@ def test_padding_moves_no_mask(mask: Mask, cross: bool) -> None:
     Left out are joined indices of two sequences, which depend on padded lengths by their definition.
     """
     layer = started(pairwise(mask=mask).build(8), 3)
-    lengths = [(40, 60), (17, 31), (1, 1)]
-    x_BQD, context_BSD, place_BQP, place_BSP = (randn(i, 3, n, 8) for i, n in enumerate((40, 60, 40, 60)))
+    lengths = [(40, 100), (17, 31), (1, 1)]
+    x_BQD, context_BSD, place_BQP, place_BSP = (randn(i, 3, n, 8) for i, n in enumerate((40, 100, 40, 100)))
     real_BQ, real_BS = (
-        torch.arange(n) < torch.tensor([pair[side] for pair in lengths])[:, None] for side, n in ((0, 40), (1, 60))
+        torch.arange(n) < torch.tensor([pair[side] for pair in lengths])[:, None] for side, n in ((0, 40), (1, 100))
     )
     facts = Layout(first=7, place_BQP=place_BQP, place_BSP=place_BSP if cross else None, real_BQ=real_BQ)
     x_BQD = x_BQD if cross else x_BQD.masked_fill(~real_BQ[..., None], float("nan"))

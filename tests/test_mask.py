@@ -93,11 +93,11 @@ def test_each_mask_is_its_formula(mask: Mask, layout: Layout, rule: Callable[[in
 
 def test_aligned_windows_follow_true_lengths() -> None:
     """Each sample's first and last real tokens meet, whatever padding stands behind them, and lists say the same."""
-    lengths = [(30, 90), (12, 41), (1, 5), (30, 1), (0, 0)]
-    real_BQ, real_BS = (torch.arange(n) < torch.tensor([[pair[i]] for pair in lengths]) for i, n in ((0, 30), (1, 90)))
-    bound = Window(w=2, coord="aligned").on(Layout(queries=30, sources=90, real_BQ=real_BQ, real_BS=real_BS))
+    lengths = [(30, 170), (12, 41), (1, 5), (30, 1), (0, 0)]
+    real_BQ, real_BS = (torch.arange(n) < torch.tensor([[pair[i]] for pair in lengths]) for i, n in ((0, 30), (1, 170)))
+    bound = Window(w=2, coord="aligned").on(Layout(queries=30, sources=170, real_BQ=real_BQ, real_BS=real_BS))
     assert bound.form == "listed"
-    dense_BQS = bound.dense(30, 90)
+    dense_BQS = bound.dense(30, 170)
     for shown_QS, (queries, sources) in zip(dense_BQS, lengths, strict=True):
         slope = Fraction(max(sources - 1, 0), max(queries - 1, 1))
         wanted_QS = table(Layout(queries=queries, sources=sources), lambda q, s, c=slope: abs(s - q * c) <= 2)
