@@ -204,6 +204,7 @@ def test_mask_tensor_is_as_small_as_it_can_be(
         (Window(w=5), 300, 100),
         (Window(w=5), 100, 300),
         (WindowAnchor(window=0, anchors=1), 1, 2),
+        (WindowAnchor(window=2, anchors=3), 1, 300),
         (Window(w=2, coord="concat"), 90, 130),
     ],
     ids=str,

@@ -104,12 +104,10 @@ class Cut:
         assert hull.before is not None
         assert hull.after is not None
         anchors = min(hull.anchors, sources)
-        block = min(max(hull.before, SMALLEST), LARGEST)
-        length = block + hull.before + hull.after
-        if length >= sources - anchors or block >= queries:
+        block = min(max(hull.before, SMALLEST), LARGEST, queries)
+        start, length = hull.shift - anchors - hull.before, block + hull.before + hull.after
+        if length >= sources - anchors:
             block, start, length = queries, 0, sources - anchors
-        else:
-            start = hull.shift - anchors - hull.before
         return cls(
             queries=queries,
             anchors=anchors,
