@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.kinds import Attention, Gate, Kernel, NoWeights
+from core.kinds import Attention, Gate, Kernel, Layout, Mask, NoWeights
 from core.testing.attention import AttentionLaws, Read
 from core.testing.draws import close, coins, law, randn, seeds, started
 from core.testing.mask import Table
+from core.train.streams import Streams
 from plugins.attention.linear import Linear
 from plugins.attention.pairwise import Pairwise
 from plugins.gates.elementwise import Elementwise
@@ -24,10 +25,19 @@ from plugins.gates.headwise import Headwise
 from plugins.gates.none import NoGate
 from plugins.kernels import auto
 from plugins.kernels.auto import Auto
+from plugins.kernels.block_local import BlockLocal
+from plugins.kernels.gather import Gather
 from plugins.kernels.reference import Reference
 from plugins.kernels.sdpa import Sdpa
 from plugins.kernels.sdpa_masked import SdpaMasked
+from plugins.masks.block_causal import BlockCausal
+from plugins.masks.cross_only import CrossOnly
 from plugins.masks.full import Full
+from plugins.masks.full_fallback import FullFallback
+from plugins.masks.neighbours import Neighbours
+from plugins.masks.window import Window
+from plugins.masks.window_anchor import WindowAnchor
+from plugins.masks.window_causal import WindowCausal
 from plugins.positions.none import NoPosition
 from plugins.sparsifiers.softmax import Softmax
 
@@ -40,7 +50,7 @@ dropouts = st.sampled_from([0.0, 0.5])
 
 @pytest.fixture(autouse=True)
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(auto, "candidates", lambda: ((Sdpa(), SdpaMasked(), Reference()), ()))
+    monkeypatch.setattr(auto, "candidates", lambda: ((Sdpa(), BlockLocal(), Gather(), SdpaMasked(), Reference()), ()))
     auto._choose.cache_clear()
     yield
     auto._choose.cache_clear()
@@ -61,12 +71,28 @@ pairwises = st.builds(
     gate=gates,
     kernel=st.sampled_from([Auto(), SdpaMasked(), Reference()]),
 )
+widths = st.integers(0, 4)
+local_masks = st.one_of(
+    st.builds(Window, w=widths),
+    st.builds(WindowCausal, w=widths),
+    st.builds(WindowAnchor, window=widths, anchors=st.integers(0, 3)),
+    st.builds(FullFallback, p=st.just(0.5), mask=st.builds(WindowAnchor, window=widths)),
+    st.builds(BlockCausal, block=st.integers(1, 4)),
+)
+locals_ = st.builds(pairwise, mask=local_masks, kernel=st.sampled_from([Auto(), Reference()]))
 linears = st.builds(Linear, heads=heads, features=st.sampled_from(FEATURES), dropout=dropouts, gate=gates)
 
 
 @pytest.mark.parametrize("attention", [pairwises], ids=["pairwise"])
 class TestPairwise(AttentionLaws):
     """The laws of attention for every way to fill the slots of pairwise attention."""
+
+
+@pytest.mark.parametrize("attention", [locals_], ids=["local"])
+class TestLocal(AttentionLaws):
+    """The laws of attention under masks with local structure."""
+
+    alike = False
 
 
 @pytest.mark.parametrize("attention", [linears], ids=["linear"])
@@ -259,6 +285,106 @@ def test_what_does_not_fit_is_refused() -> None:
         pairwise(kernel=Sdpa()).build(8)(x_BQD, real_BS=torch.ones(1, 3) == 1)
 
 
+CONCAT = Window(w=3, coord="concat")
+LOCAL = [
+    Window(w=3),
+    Window(w=1, coord="aligned"),
+    Window(w=8, coord="aligned"),
+    CONCAT,
+    WindowCausal(w=2, coord="aligned"),
+    WindowAnchor(window=3, anchors=2),
+    Neighbours(k=3),
+    CrossOnly(),
+]
+
+
+@pytest.mark.parametrize(
+    ("mask", "cross"),
+    [(mask, cross) for mask in LOCAL for cross in (False, True) if not (cross and mask == CONCAT)],
+    ids=str,
+)
+def test_padding_moves_no_mask(mask: Mask, cross: bool) -> None:
+    """A batch of mixed lengths is read as each of its sequences alone, whatever the padding holds.
+
+    Left out are joined indices of two sequences, which depend on padded lengths by their definition.
+    """
+    layer = started(pairwise(mask=mask).build(8), 3)
+    lengths = [(40, 100), (17, 31), (1, 1)]
+    x_BQD, context_BSD, place_BQP, place_BSP = (randn(i, 3, n, 8) for i, n in enumerate((40, 100, 40, 100)))
+    real_BQ, real_BS = (
+        torch.arange(n) < torch.tensor([pair[side] for pair in lengths])[:, None] for side, n in ((0, 40), (1, 100))
+    )
+    facts = Layout(first=7, place_BQP=place_BQP, place_BSP=place_BSP if cross else None, real_BQ=real_BQ)
+    x_BQD = x_BQD if cross else x_BQD.masked_fill(~real_BQ[..., None], float("nan"))
+    whole_BQD = layer(
+        x_BQD,
+        context_BSD=context_BSD.masked_fill(~real_BS[..., None], float("nan")) if cross else None,
+        real_BS=real_BS if cross else real_BQ,
+        layout=facts,
+    )
+    for b, (queries, sources) in enumerate(lengths):
+        alone = Layout(
+            first=min(7, queries),
+            place_BQP=place_BQP[b : b + 1, :queries],
+            place_BSP=place_BSP[b : b + 1, :sources] if cross else None,
+        )
+        context_1SD = context_BSD[b : b + 1, :sources] if cross else None
+        close(
+            [whole_BQD[b : b + 1, :queries]], [layer(x_BQD[b : b + 1, :queries], context_BSD=context_1SD, layout=alone)]
+        )
+
+
+@pytest.mark.parametrize("extra", [False, True], ids=["first tokens", "extra keys"])
+def test_anchors_reach_every_query(extra: bool) -> None:
+    """With a window of 0 each query reads its own token and the anchors, which are extra keys or the first tokens."""
+    layer = started(pairwise(mask=WindowAnchor(window=0, anchors=2)).build(8), 0)
+    x_BQD, anchors_BAD = randn(1, 1, 6, 8), randn(2, 1, 2, 8)
+    sources_BSD = torch.cat([anchors_BAD, x_BQD], dim=1) if extra else x_BQD
+    weights_BHQS = layer.weights(x_BQD, context_BSD=sources_BSD if extra else None)
+    own = torch.eye(6, len(sources_BSD[0])).roll(2 if extra else 0, 1) > 0
+    seen = (own | (torch.arange(len(sources_BSD[0])) < 2)).expand_as(weights_BHQS)
+    assert torch.equal(weights_BHQS > 0, seen)
+
+
+def test_a_step_now_and_then_goes_without_the_window() -> None:
+    """The fallback happens in training alone, at its rate, from the layer's own stream, and shows no padding."""
+    layer = started(pairwise(mask=FullFallback(p=0.3, mask=Window(w=0))).build(8), 0)
+    x_BQD, real_BS = randn(1, 1, 5, 8), torch.tensor([[True, True, True, True, False]])
+    assert torch.equal((layer.weights(x_BQD) > 0)[0, 0], torch.eye(5) > 0)
+    layer.train()
+
+    def widened(seed: int) -> list[bool]:
+        steps = []
+        for step in range(200):
+            Streams(seed).reseed(layer, step)
+            weights_BHQS = layer.weights(x_BQD, real_BS=real_BS)
+            assert (weights_BHQS[..., 4] == 0).all()
+            steps.append(bool(weights_BHQS[0, 0, 0, 1] > 0))
+        return steps
+
+    once = widened(0)
+    assert 30 < sum(once) < 90
+    assert widened(0) == once
+    assert widened(1) != once
+
+
+def test_what_local_masks_lack_is_named() -> None:
+    """A mask that must know something of the tokens says what, and what to do."""
+    x_BQD = randn(0, 1, 3, 8).float()
+    with pytest.raises(ValueError, match=r"layout = Layout\(first=...\)"):
+        pairwise(mask=CrossOnly()).build(8)(x_BQD)
+    with pytest.raises(ValueError, match=r"first side has \[4\] tokens of a sequence of 3"):
+        pairwise(mask=CrossOnly()).build(8)(x_BQD, layout=Layout(first=4))
+    with pytest.raises(ValueError, match=r"layout = Layout\(nearest_BQk=...\)"):
+        pairwise(mask=Neighbours()).build(8)(x_BQD)
+    with pytest.raises(ValueError, match="holds 0 to 3; sources are 0 to 2"):
+        pairwise(mask=Neighbours()).build(8)(x_BQD, layout=Layout(nearest_BQk=torch.tensor([[[0], [3], [1]]])))
+    with pytest.raises(ValueError, match="shows 4 anchors and there are 2 in front of the sources; set anchors = 2"):
+        pairwise(mask=WindowAnchor()).build(8)(x_BQD, layout=Layout(anchors=2))
+    with pytest.raises(ValueError, match=r"block_local takes no bias.*choose kernel = auto"):
+        pairwise(mask=Window(), kernel=BlockLocal()).build(8)(x_BQD, bias=torch.zeros(3, 3))
+
+
 def flops(attention: Attention, tokens: int, width: int = 16) -> int:
     """What a forward pass costs, counted without memory."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -271,3 +397,11 @@ def test_cost() -> None:
     for tokens in (32, 64):
         assert flops(pairwise(), tokens) == 4 * 2 * tokens * 16**2 + 4 * tokens**2 * 16
         assert flops(Linear(heads=2, gate=NoGate()), tokens) == 4 * 2 * tokens * 16**2 + 4 * tokens * 16 * 8
+
+
+@pytest.mark.parametrize("mask", [Window(w=8), WindowCausal(w=8), WindowAnchor(window=8, anchors=2)], ids=repr)
+def test_a_window_costs_by_the_token(mask: Mask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the tokens cost twice the multiplications, and no rule over all pairs is formed."""
+    monkeypatch.setattr(Mask, "dense", lambda *_: pytest.fail("a matrix over all pairs"))
+    assert flops(pairwise(mask=mask), 2048) == 2 * flops(pairwise(mask=mask), 1024)
+    assert flops(pairwise(mask=mask), 2048) < flops(pairwise(), 2048) / 10

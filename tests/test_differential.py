@@ -30,8 +30,8 @@ from plugins.masks.full import Full
 from plugins.masks.window import Window
 from plugins.positions.none import NoPosition
 from plugins.positions.rope import Rope
-from plugins.sparsifiers.entmax15 import Entmax15
 from plugins.sparsifiers.softmax import Softmax
+from plugins.sparsifiers.topk import Topk
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ differentials = st.builds(
     qk_norm=st.booleans(),
     dropout=st.sampled_from([0.0, 0.5]),
     gate=st.sampled_from([NoGate(), Headwise()]),
-    sparsifier=st.sampled_from([Softmax(), TopK(k=2)]),
+    sparsifier=st.sampled_from([Softmax(), Topk(k=2, temperature=CONSTANT)]),
     kernel=st.sampled_from([Auto(), Reference()]),
 )
 
@@ -119,7 +119,7 @@ def test_anchors_are_sources_that_every_query_sees(
     cls: type[Attention], anchors: type, seed: int, count: int, sources: int, window: int
 ) -> None:
     """With anchors a layer reads what it would read of a context that has them in front, whatever the mask hides."""
-    plugin = made(cls, anchor=anchors(count=count), mask=Window(window=window), position=Rope())
+    plugin = made(cls, anchor=anchors(count=count), mask=Window(w=window), position=Rope())
     layer = started(plugin.build(8), seed)
     x_BSD = randn(seed + 1, 2, sources, 8)
     weights_BHQS = layer.weights(x_BSD)

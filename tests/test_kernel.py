@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.kinds.kernel import Kernel, Request
+from core.kinds.mask import Layout, Mask
 from core.testing.draws import close, gradients, randn
 from core.testing.kernel import Explicit, KernelLaws
 from core.testing.mask import Table
@@ -22,6 +23,9 @@ from plugins.kernels.reference import Reference
 from plugins.kernels.sdpa import Sdpa
 from plugins.kernels.sdpa_masked import SdpaMasked
 from plugins.masks.full import Full
+from plugins.masks.window import Window
+from plugins.masks.window_anchor import WindowAnchor
+from plugins.masks.window_causal import WindowCausal
 
 
 class Row:
@@ -187,3 +191,61 @@ def test_mask_tensor_is_as_small_as_it_can_be(
     SdpaMasked().attend(q_BHQK, k_BHSK, k_BHSK, mask, Explicit(True), real_BS=real_BS)
     (given,) = seen
     assert (None if given is None else tuple(given.shape)) == shape
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "explicit"])
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize(
+    ("mask", "queries", "sources"),
+    [
+        (Window(w=3), 257, 257),
+        (WindowCausal(w=40), 300, 300),
+        (WindowAnchor(window=33, anchors=5), 200, 205),
+        (Window(w=5), 300, 100),
+        (Window(w=5), 100, 300),
+        (WindowAnchor(window=0, anchors=1), 1, 2),
+        (WindowAnchor(window=2, anchors=3), 1, 300),
+        (Window(w=2, coord="concat"), 90, 130),
+    ],
+    ids=str,
+)
+def test_windows_in_many_blocks(mask: Mask, queries: int, sources: int, padded: bool, fused: bool) -> None:
+    """Sizes that no block divides, and sequences of unlike length, give what the explicit matrix gives."""
+    inputs = [randn(i, 2, 2, n, 4).requires_grad_() for i, n in enumerate((queries, sources, sources))]
+    real_BS = torch.arange(sources) < torch.tensor([[sources], [sources // 2]]) if padded else None
+    bound = mask.on(Layout(queries=queries, sources=sources))
+    found, wanted = (
+        kernel.attend(*inputs, bound, Explicit(fused), real_BS=real_BS) for kernel in (BlockLocal(), Reference())
+    )
+    close([found, *gradients(found, inputs)], [wanted, *gradients(wanted, inputs)])
+
+
+@pytest.mark.parametrize("kernel", [BlockLocal(), Gather()], ids=repr)
+def test_local_kernels_refuse_what_they_cannot_serve(kernel: Kernel) -> None:
+    """Called past their refusal they say so, and do not answer wrongly."""
+    x_BHNK = randn(0, 1, 1, 4, 2)
+    with pytest.raises(ValueError, match="choose kernel = auto"):
+        kernel.attend(x_BHNK, x_BHNK, x_BHNK, Full(), Explicit(True))
+
+
+@pytest.mark.parametrize("mask", [Full(), Window(w=1), Window(w=1, coord="aligned")], ids=repr)
+@pytest.mark.parametrize("shape", [(0, 4, 40), (2, 0, 40), (2, 4, 0)], ids=str)
+def test_nothing_to_attend(mask: Mask, shape: tuple[int, int, int]) -> None:
+    """An empty batch, no query or no source: zeros of the right shape."""
+    batch, queries, sources = shape
+    bound = mask.on(Layout(queries=queries, sources=sources))
+    q_BHQK, k_BHSK = randn(0, batch, 2, queries, 3), randn(1, batch, 2, sources, 3)
+    out_BHQK = Auto().attend(q_BHQK, k_BHSK, k_BHSK, bound, Explicit(True))
+    assert out_BHQK.shape == q_BHQK.shape
+    assert (out_BHQK == 0).all()
+
+
+def test_half_precision_windows() -> None:
+    """In bfloat16 the blocks are as near to float64 as fused attention over all pairs is."""
+    exact = [randn(i, 2, 2, 200, 16) for i in range(3)]
+    halves = [t.bfloat16() for t in exact]
+    mask = Window(w=17).on(Layout(queries=200, sources=200))
+    truth = Reference().attend(*exact, mask, Explicit(True))
+    ours, fused = (kernel.attend(*halves, mask, Explicit(True)) for kernel in (BlockLocal(), SdpaMasked()))
+    assert ours.dtype == torch.bfloat16
+    assert (ours - truth).abs().max() <= 1.1 * (fused - truth).abs().max()

@@ -81,6 +81,16 @@ class Band:
         narrow = other.window is None or (self.window is not None and self.window <= other.window)
         return self.alike(other) and narrow and (self.causal or not other.causal)
 
+    def pairs(self, queries: int, sources: int) -> int:
+        """The number of visible pairs."""
+        import torch
+
+        middle_Q = torch.arange(queries, device="cpu") + self.shift
+        low_Q = middle_Q - (queries + sources + abs(self.shift) if self.before is None else self.before)
+        high_Q = middle_Q + (queries + sources + abs(self.shift) if self.after is None else self.after)
+        near_Q = high_Q.clamp(max=sources - 1) - low_Q.clamp(min=self.anchors) + 1
+        return int(near_Q.clamp(min=0).sum()) + queries * min(self.anchors, sources)
+
     def meet(self, other: Band) -> Band:
         """What two bands that are `alike` both show."""
         windows = [band.window for band in (self, other) if band.window is not None]
@@ -157,8 +167,9 @@ class Mask(Plugin):
         return "predicate" if self.listed is None else "listed"
 
     def pairs(self, queries: int, sources: int) -> int:
-        """The number of visible pairs of a sample, for FLOPs."""
-        return int(self.dense(queries, sources).sum())
+        """The number of visible pairs, of all samples where they differ, for FLOPs. O(Q) for a rule in closed form."""
+        bound = self.on(Layout(queries=queries, sources=sources))
+        return int(bound.dense(queries, sources).sum()) if bound.band is None else bound.band.pairs(queries, sources)
 
     def dense(self, queries: int, sources: int, device: torch.device | str | None = None) -> Tensor:
         """The whole rule as a bool tensor (Q, S), or (B, Q, S) where samples differ. O(Q*S): for references and small

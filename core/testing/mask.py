@@ -34,7 +34,7 @@ class Table(Mask):
 @st.composite
 def layouts(draw: st.DrawFn, *, apart: bool | None = None, anchors: int | None = None) -> Layout:
     """What data may say of some tokens: every fact is there, whether a rule asks for it or not."""
-    queries, plain, batch = draw(sizes), draw(sizes), draw(st.integers(1, 3))
+    queries, plain, batch = draw(sizes), draw(sizes | st.just(100)), draw(st.integers(1, 3))
     apart = draw(st.booleans()) if apart is None else apart
     anchors = draw(st.sampled_from([0, 0, 2])) if anchors is None else anchors
     tokens = plain if apart else queries

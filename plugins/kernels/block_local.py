@@ -104,12 +104,10 @@ class Cut:
         assert hull.before is not None
         assert hull.after is not None
         anchors = min(hull.anchors, sources)
-        block = min(max(hull.before, SMALLEST), LARGEST)
-        length = block + hull.before + hull.after
-        if length >= sources - anchors or block >= queries:
+        block = min(max(hull.before, SMALLEST), LARGEST, queries)
+        start, length = hull.shift - anchors - hull.before, block + hull.before + hull.after
+        if length >= sources - anchors:
             block, start, length = queries, 0, sources - anchors
-        else:
-            start = hull.shift - anchors - hull.before
         return cls(
             queries=queries,
             anchors=anchors,
@@ -143,7 +141,6 @@ class Cut:
         s_nC = torch.cat([front_nA, near_nC.clamp(0, max(self.rest - 1, 0)) + self.anchors], dim=1)
         s_nC = s_nC.clamp(max=self.anchors + self.rest - 1)
         seen = mask.sees(q_nb1.clamp(max=self.queries - 1), s_nC[:, None, :]) & there_nC[:, None, :]
-        seen = seen & (q_nb1 < self.queries)
         seen_BnbC = seen.expand(*seen.shape[:-3], self.blocks, self.block, self.anchors + self.length)
         seen_BnbC = seen_BnbC if seen_BnbC.ndim == 4 else seen_BnbC[None]
         return seen_BnbC if real_BS is None else seen_BnbC & real_BS[:, s_nC][:, :, None, :]

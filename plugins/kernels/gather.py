@@ -1,6 +1,6 @@
 """Each query reads the sources of its own list.
 
-B batch, H heads, Q query and S source tokens, K key width, V value width, C candidates of a query.
+B batch, H heads, Q query and S source tokens, N = B * Q, K key width, V value width, C candidates of a query.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Gather(Kernel):
         listed = mask.listed
         if listed is None or bias is not None:
             raise ValueError("gather serves masks that list few sources a query, without a bias; choose kernel = auto")
-        if listed.shape[-1] == 0:
+        if listed.shape[-1] == 0 or q_BHQK.numel() == 0 or k_BHSK.shape[2] == 0:
             return q_BHQK.new_zeros(*q_BHQK.shape[:3], v_BHSV.shape[-1])
         k_BHSK, v_BHSV = without_padding(k_BHSK, v_BHSV, real_BS)
         batch, sources = len(q_BHQK), k_BHSK.shape[2]
@@ -56,14 +56,21 @@ class Gather(Kernel):
         visible_BQC = listed_BQC >= 0
         if real_BS is not None:
             visible_BQC = visible_BQC & real_BS.flatten()[flat_BQC]
-        k_BHQCK, v_BHQCV = (_read(t, flat_BQC) for t in (k_BHSK, v_BHSV))
-        logits_BHQC = (k_BHQCK @ q_BHQK[..., None])[..., 0] / math.sqrt(q_BHQK.shape[-1])
-        weights_BHQC = sparsifier(logits_BHQC, visible_BQC[:, None])
-        return (weights_BHQC[..., None, :] @ v_BHQCV)[..., 0, :]
+        # Every query is a sample of its own with one query and C sources.
+        q_NH1K = q_BHQK.transpose(1, 2).flatten(0, 1)[:, :, None]
+        k_NHCK, v_NHCV = (_read(t, flat_BQC) for t in (k_BHSK, v_BHSV))
+        if getattr(sparsifier, "fused", False):
+            visible_N11C = visible_BQC.flatten(0, 1)[:, None, None]
+            out_NH1V = F.scaled_dot_product_attention(q_NH1K, k_NHCK, v_NHCV, attn_mask=visible_N11C)
+        else:
+            logits_NH1C = q_NH1K @ k_NHCK.transpose(-1, -2) / math.sqrt(q_BHQK.shape[-1])
+            logits_BHQC = logits_NH1C[:, :, 0].unflatten(0, (batch, -1)).transpose(1, 2)
+            weights_BHQC = sparsifier(logits_BHQC, visible_BQC[:, None])
+            out_NH1V = weights_BHQC.transpose(1, 2).flatten(0, 1)[:, :, None] @ v_NHCV
+        return out_NH1V[:, :, 0].unflatten(0, (batch, -1)).transpose(1, 2)
 
 
 def _read(t_BHSK: Tensor, flat_BQC: Tensor) -> Tensor:
-    """The listed rows, (B, H, Q, C, K). An embedding, as its backward pass is the fastest scatter that PyTorch has."""
-    heads = t_BHSK.shape[1]
+    """The listed rows, (N, H, C, K). An embedding, as its backward pass is the fastest scatter that PyTorch has."""
     rows = t_BHSK.transpose(1, 2).flatten(2).flatten(0, 1)
-    return F.embedding(flat_BQC, rows).unflatten(-1, (heads, -1)).permute(0, 3, 1, 2, 4)
+    return F.embedding(flat_BQC.flatten(0, 1), rows).unflatten(-1, (t_BHSK.shape[1], -1)).transpose(1, 2)

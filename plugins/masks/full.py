@@ -22,6 +22,3 @@ class Full(Mask):
 
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
         return torch.ones(torch.broadcast_shapes(q.shape, s.shape), dtype=torch.bool, device=q.device)
-
-    def pairs(self, queries: int, sources: int) -> int:
-        return queries * sources
