@@ -31,7 +31,8 @@ from plugins.masks.window import Window
 from plugins.positions.none import NoPosition
 from plugins.positions.rope import Rope
 from plugins.sparsifiers.softmax import Softmax
-from plugins.sparsifiers.topk import Topk
+from plugins.sparsifiers.temperature import Temperature
+from plugins.sparsifiers.topk import TopK
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ differentials = st.builds(
     qk_norm=st.booleans(),
     dropout=st.sampled_from([0.0, 0.5]),
     gate=st.sampled_from([NoGate(), Headwise()]),
-    sparsifier=st.sampled_from([Softmax(), Topk(k=2, temperature=CONSTANT)]),
+    sparsifier=st.sampled_from([Softmax(), TopK(k=2, temperature=Temperature())]),
     kernel=st.sampled_from([Auto(), Reference()]),
 )
 

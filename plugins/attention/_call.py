@@ -75,7 +75,7 @@ def prepare(
         ValueError: the layout lacks what the mask or the position must know.
     """
     layout = layout or Layout()
-    x_BQD, sources_BSD = without_padding(x_BQD, context_BSD, real_BS)
+    x_BQD, sources_BSD = without_padding(x_BQD, context_BSD, real_BS, layout)
     anchor: nn.Module | None = layer.anchor  # type: ignore[assignment]
     count: int = 0 if anchor is None else anchor.count  # type: ignore[assignment]
     told = attrs.evolve(
@@ -120,12 +120,17 @@ def prepare(
     )
 
 
-def without_padding(x_BQD: Tensor, context_BSD: Tensor | None, real_BS: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Queries and sources, with zeros where sources are padding.
+def without_padding(
+    x_BQD: Tensor, context_BSD: Tensor | None, real_BS: Tensor | None, layout: Layout | None = None
+) -> tuple[Tensor, Tensor]:
+    """Queries and sources, with zeros where they are padding; of queries beside a context only the layout knows.
 
     Done before the projections: a gradient of 0 times NaN would reach their weights otherwise.
     """
     sources_BSD = x_BQD if context_BSD is None else context_BSD
     if real_BS is not None:
         sources_BSD = torch.where(real_BS[..., None], sources_BSD, 0.0)
-    return (sources_BSD if context_BSD is None else x_BQD), sources_BSD
+    if context_BSD is None:
+        return sources_BSD, sources_BSD
+    real_BQ = None if layout is None else layout.real_BQ
+    return (x_BQD if real_BQ is None else torch.where(real_BQ[..., None], x_BQD, 0.0)), sources_BSD

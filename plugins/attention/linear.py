@@ -73,7 +73,7 @@ class LinearLayer(nn.Module):
             context_BSD: sources of cross attention.
             bias: None.
             real_BS: bool, False on source tokens that are padding, whatever they hold, NaN included.
-            layout: not needed, as nothing is hidden but padding.
+            layout: `real_BQ`, the padding of the queries of cross attention.
 
         Raises:
             ValueError: a bias, or a mask over pairs.
@@ -84,7 +84,7 @@ class LinearLayer(nn.Module):
             )
         if bias is not None:
             raise ValueError("linear attention has no logits to add a bias to; choose a pairwise attention")
-        x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS)
+        x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS, layout)
         heads = (self.plugin.heads, -1)
         q_BHQK = self.query(x_BQD).unflatten(-1, heads).transpose(1, 2)
         k_BHSK = self.key(context_BSD).unflatten(-1, heads).transpose(1, 2)
