@@ -50,13 +50,13 @@ def test_guided_weights_are_written_out(seed: int, partner: bool) -> None:
         for module in (layer, temp, plain):
             module.score.copy_(randn(seed, 5))
         for module in (layer, temp):
-            module.warmth.copy_(randn(seed + 1, 5))
-        layer.pull.fill_(1.5)
+            module.temperature.copy_(randn(seed + 1, 5))
+        layer.guidance.fill_(1.5)
     x_TD = randn(seed + 2, 6, 5)
     o_SD = randn(seed + 3, 4, 5) if partner else x_TD
     marks = {"other": o_SD[None]} if partner else {}
     normed, other = (torch.nn.functional.layer_norm(z, (5,)) for z in (x_TD, o_SD))
-    temperature = 1 + torch.log1p((other.mean(0) @ layer.warmth).exp())
+    temperature = 1 + torch.log1p((other.mean(0) @ layer.temperature).exp())
     cosines = torch.nn.functional.cosine_similarity(normed[:, None], layer.anchor(o_SD[None])[0][None], dim=-1)
     logits = normed @ layer.score
     for module, scores in (

@@ -41,15 +41,15 @@ class AnchorGuidedPooling(nn.Module):
         self.out_width = width
         self.anchor = plugin.anchor.build(width)
         self.score = nn.Parameter(torch.empty(width))
-        self.warmth = nn.Parameter(torch.empty(width))
-        self.pull = nn.Parameter(torch.empty(1))
+        self.temperature = nn.Parameter(torch.empty(width))
+        self.guidance = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """All tokens weigh the same at first."""
         nn.init.zeros_(self.score)
-        nn.init.zeros_(self.warmth)
-        nn.init.zeros_(self.pull)
+        nn.init.zeros_(self.temperature)
+        nn.init.zeros_(self.guidance)
 
     def forward(
         self, x_BTD: Tensor, real_BT: Tensor | None = None, marks: Mapping[str, Tensor] | None = None
@@ -62,6 +62,6 @@ class AnchorGuidedPooling(nn.Module):
         # The mean of cosines is the cosine's numerator with the mean of unit anchors.
         likeness_BT = (F.normalize(normed_BTD, dim=-1) * anchors_BAD.mean(1, keepdim=True)).sum(-1)
         gist_BD = mean(normalised(other_BSD), other_BS)
-        temperature_B1 = 1 + F.softplus((gist_BD * self.warmth).sum(-1, keepdim=True))
-        logits_BT = ((normed_BTD * self.score).sum(-1) + self.pull * likeness_BT) / temperature_B1
+        temperature_B1 = 1 + F.softplus((gist_BD * self.temperature).sum(-1, keepdim=True))
+        logits_BT = ((normed_BTD * self.score).sum(-1) + self.guidance * likeness_BT) / temperature_B1
         return softmax_mean(clean_BTD, logits_BT, real_BT).to(x_BTD.dtype)

@@ -33,13 +33,13 @@ class AnchorTempPooling(nn.Module):
         super().__init__()
         self.out_width = width
         self.score = nn.Parameter(torch.empty(width))
-        self.warmth = nn.Parameter(torch.empty(width))
+        self.temperature = nn.Parameter(torch.empty(width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """All tokens weigh the same at first."""
         nn.init.zeros_(self.score)
-        nn.init.zeros_(self.warmth)
+        nn.init.zeros_(self.temperature)
 
     def forward(
         self, x_BTD: Tensor, real_BT: Tensor | None = None, marks: Mapping[str, Tensor] | None = None
@@ -48,6 +48,6 @@ class AnchorTempPooling(nn.Module):
         clean_BTD = without_padding(x_BTD, real_BT)
         other_BSD, other_BS = other_set(clean_BTD, real_BT, marks)
         gist_BD = mean(normalised(other_BSD), other_BS)
-        temperature_B1 = 1 + F.softplus((gist_BD * self.warmth).sum(-1, keepdim=True))
+        temperature_B1 = 1 + F.softplus((gist_BD * self.temperature).sum(-1, keepdim=True))
         logits_BT = (normalised(clean_BTD) * self.score).sum(-1) / temperature_B1
         return softmax_mean(clean_BTD, logits_BT, real_BT).to(x_BTD.dtype)
