@@ -24,8 +24,6 @@ class Ortho(WeightLoss):
     spaces can only be orthogonal where C + S <= D.
     """
 
-    matrices = 2
-
     def __call__(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:
         """`{"ortho": scalar}` in [0, 1], float32 or wider.
 
