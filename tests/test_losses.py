@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 from hypothesis import strategies as st
 
+from core.kinds.loss import Reads
 from core.testing.losses import (
+    LAWS,
     FeatureLossLaws,
     RankingLossLaws,
     SampleLossLaws,
@@ -31,7 +35,7 @@ SCORES = [
     st.builds(Bce, pos_weight=st.floats(0.2, 8)),
     st.builds(Bce, prior=st.floats(0.02, 0.9), drawn=st.floats(0.02, 0.9)),
     PairLogistic(),
-    st.builds(SmoothAp, tau=st.floats(0.01, 0.05)),
+    st.builds(SmoothAp, tau=st.floats(0.01, 5)),
     st.builds(Soap, margin=st.floats(0.3, 3), rate=st.floats(0.05, 1)),
     st.builds(Aucm, margin=st.floats(0.3, 3)),
     st.builds(Immax, alpha=st.floats(0.2, 0.8)),
@@ -77,3 +81,9 @@ class TestFeatures(FeatureLossLaws):
 )
 class TestWeights(WeightLossLaws):
     """The losses of weights obey the laws."""
+
+
+def test_every_family_has_laws() -> None:
+    """What a loss may read, and nothing else, has a class of laws, of which a loss of that family can be found."""
+    assert LAWS.keys() == set(typing.get_args(Reads))
+    assert all(LAWS[loss.reads].__name__.startswith(family) for loss, family in ((Bce(), "Score"), (Mmd(), "Sample")))

@@ -177,13 +177,11 @@ class FeatureLoss(Loss):
 class WeightLoss(Loss):
     """Weight matrices of a model, whatever the batch.
 
-    Laws (`core.testing.losses.WeightLossLaws`): transposing nothing and reordering nothing, the value is a function of
-    the matrices alone: turning their input space changes nothing.
+    Laws (`core.testing.losses.WeightLossLaws`): turning the space of the inputs changes nothing, nor does another order
+    of a matrix's outputs; matrices of zeros cost nothing.
     """
 
     reads = "weights"
-    matrices: ClassVar[int | None] = None
-    """how many matrices it takes, None for any number; several have the same number of columns where it is given"""
 
     @abstractmethod
     def __call__(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from core.kinds.loss import (
     WeightLoss,
 )
 from core.testing.draws import Drawable, close, coins, drawn, randn, seeds
+from core.testing.loss import LossLaws
 from core.train.streams import Streams
 
 Terms = dict[str, Tensor]
@@ -609,7 +610,8 @@ class WeightLossLaws(LossFamilyLaws):
                 plugin(wrong)
 
 
-LAWS: dict[str, type[LossFamilyLaws]] = {
+LAWS: dict[str, type] = {
+    "values": LossLaws,
     "scores": ScoreLossLaws,
     "rankings": RankingLossLaws,
     "views": ViewLossLaws,

@@ -18,7 +18,7 @@ class Aucm(ScoreLoss):
     """AUC by a margin between the classes: tight classes, means at least a margin apart.
 
     `L = E[(s - a)^2 | +] + E[(s - b)^2 | -] + 2 alpha (m + E[s | -] - E[s | +]) - alpha^2`, least over a and b and
-    greatest over alpha >= 0 (Yuan et al. 2021, arXiv:2012.03173, eq. 5). Class means stand for expectations, so the
+    greatest over alpha >= 0 (Yuan et al. 2021, arXiv:2012.03173). Class means stand for expectations, so the
     share of positives does not scale it: the form of the paper that samples both classes at once is p(1 - p) of this.
 
     `loss(...)` puts in the optimum of the batch: a and b are the class means, alpha = max(0, m + b - a), which gives

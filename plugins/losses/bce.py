@@ -23,7 +23,7 @@ class Bce(ScoreLoss):
 
     Where batches are drawn with another share of positives than the world has, say both: `z` is then `s + logit(drawn)
     - logit(prior)` of the score s, so that sigmoid(s) is the probability under `prior` (Saerens et al. 2002, Neural
-    Computation 14, eq. 4; as a loss: Menon et al. 2021, arXiv:2007.07314). Not to be confused with `pos_weight`,
+    Computation 14; as a loss: Menon et al. 2021, arXiv:2007.07314). Not to be confused with `pos_weight`,
     which moves the probabilities themselves by log(w) in logits; both together would count one shift twice.
     """
 

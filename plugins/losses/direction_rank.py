@@ -20,7 +20,7 @@ class DirectionRank(RankingLoss):
     """Jensen-Shannon divergence between what two directions say of each pair of items.
 
     With `D_ij = (l_i - l_j) / T` of each direction's logits l, `L = mean_{i<j} JS(Bern(sigmoid(D_ij)),
-    Bern(sigmoid(D'_ij)))` (JS: Lin 1991, IEEE Trans. Inf. Theory 37, eq. 3.3, equal weights; pairwise probabilities:
+    Bern(sigmoid(D'_ij)))` (JS: Lin 1991, IEEE Trans. Inf. Theory 37, with equal weights; pairwise probabilities:
     Bradley and Terry 1952), between 0 and log 2. It asks that both directions rank alike, not that they be equally
     calibrated. Give it the two directions' own logits, never what a gate made of them: a distance to the gated sum is
     made small by closing the gate.

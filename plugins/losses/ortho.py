@@ -19,12 +19,10 @@ class Ortho(WeightLoss):
     """Two maps should read different directions: mean squared cosine between rows, `|Wn_com Wn_spec^T|_F^2 / (C S)`.
 
     Rows are normalised (Wn), so that neither map can lower it by shrinking; it is 0 if and only if W_com W_spec^T is 0
-    (after Bousmalis et al. 2016, arXiv:1608.06019, eq. 5, there for features and without normalisation). It reads
+    (after Bousmalis et al. 2016, arXiv:1608.06019, there for features and without normalisation). It reads
     weights, not features: an outer product of batch features is not 0 where the maps are orthogonal. Two full row
     spaces can only be orthogonal where C + S <= D.
     """
-
-    matrices = 2
 
     def __call__(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:
         """`{"ortho": scalar}` in [0, 1], float32 or wider.

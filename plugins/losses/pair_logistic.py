@@ -17,7 +17,7 @@ from plugins.losses._inputs import check_scores, chosen, mean
 class PairLogistic(ScoreLoss):
     """Every positive should stand above every negative: `mean_{i in P, j in N} softplus(-(s_i - s_j))`.
 
-    A convex upper bound of 1 - AUC, over log 2 (Burges et al. 2005, "Learning to rank using gradient descent", eq. 3).
+    A convex upper bound of 1 - AUC, over log 2 (Burges et al. 2005, "Learning to rank using gradient descent").
     Its gradient never pulls a positive down, unlike that of `smooth_ap`. Only differences count, so scores are no
     probabilities: add it to `bce`. Time and memory are O(P K) in one batch.
     """

@@ -18,7 +18,7 @@ class SmoothAp(ScoreLoss):
     """1 - average precision of a batch, each step of a rank replaced by a sigmoid.
 
     With `D_ij = sigmoid((s_j - s_i) / tau)`, `AP = 1/|P| sum_{i in P} (1 + sum_{j in P, j != i} D_ij) /
-    (1 + sum_{j != i} D_ij)` and the loss is 1 - AP (Brown et al. 2020, arXiv:2007.12163, eq. 6 and 9). As tau goes to
+    (1 + sum_{j != i} D_ij)` and the loss is 1 - AP (Brown et al. 2020, arXiv:2007.12163). As tau goes to
     0 it goes to the exact 1 - AP. It wants 8 positives in a batch or more. Positives compete: raising one lowers the
     precision of others, so a single gradient may point down.
     """
@@ -26,7 +26,7 @@ class SmoothAp(ScoreLoss):
     shift_free = True
     swap_safe = True
 
-    tau: float = knob(0.05, "width of a step, in units of the score; above .05 the order may lose to closeness", gt=0.0)
+    tau: float = knob(0.05, "width of a step, in units of the score", gt=0.0)
 
     def __call__(
         self, scores_N: Tensor, positive_N: Tensor, real_N: Tensor, items_N: Tensor | None = None

@@ -56,7 +56,7 @@ class Spectral(WeightLoss):
         for w in weights:
             with full_precision(w):
                 sigma = torch.linalg.svdvals(bounded(w))[0]
-            w.mul_((self.bound / sigma.clamp(min=self.bound)).to(w.dtype))
+            w.mul_((self.bound / sigma).clamp(max=1.0).to(w.dtype))
 
     def build(self, facts: LossFacts) -> SpectralIteration:
         """A module for matrices of the shapes `facts.matrices`.
