@@ -16,6 +16,9 @@ from torch import Tensor
 Spans: TypeAlias = list[tuple[int, int]]
 """the rows [begin, end) that each expert serves; rows in no span become zeros"""
 
+BLOCK = 512
+"""rows that a sum over channels reads at a time on a CPU: fresh memory for all rows costs more than the sum"""
+
 
 def fetch(rows_ND: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
     """`rows_ND[source_R]`, (R, D).
@@ -88,10 +91,18 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows_RD, weights_NK, source_R, target_NK = ctx.saved_tensors
-        grad_RD = _Fetch.apply(grad_ND, source_R, target_NK)
         weights_R = weights_NK.new_empty(target_NK.numel()).scatter(0, target_NK.flatten(), weights_NK.flatten())
-        slope_R = torch.linalg.vecdot(grad_RD, rows_RD)
-        return grad_RD * weights_R[:, None], slope_R[target_NK], None, None
+        if torch.is_grad_enabled() or grad_ND.is_meta:
+            grad_RD = _Fetch.apply(grad_ND, source_R, target_NK)
+            return grad_RD * weights_R[:, None], torch.linalg.vecdot(grad_RD, rows_RD)[target_NK], None, None
+        slope_RD, slope_R = torch.empty_like(rows_RD), torch.empty_like(weights_R)
+        block = BLOCK if grad_ND.device.type == "cpu" else max(1, len(rows_RD))
+        for begin in range(0, len(rows_RD), block):
+            part = slice(begin, begin + block)
+            grad_PD = _sum_of(grad_ND, source_R[part, None])
+            slope_R[part] = torch.linalg.vecdot(grad_PD, rows_RD[part])
+            torch.mul(grad_PD, weights_R[part, None], out=slope_RD[part])
+        return slope_RD, slope_R[target_NK], None, None
 
 
 class _Serve(torch.autograd.Function):
