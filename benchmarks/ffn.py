@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.kinds import FFN
-from plugins.ffn._grouped import combine, fetch, serve
+from plugins.ffn._grouped import fetch, serve, serve_and_combine
 from plugins.ffn._router import timetable
 from plugins.ffn.dense import Dense
 from plugins.ffn.moe import Moe
@@ -81,9 +81,13 @@ def parts(moe: Moe, tokens: int, width: int, repeats: int) -> dict[str, float]:
         ),
         "activation": both(experts.activation, inner_RF, out=inner_RF),
         "second map": both(
-            lambda x, w, b: serve(x, w, b, plan.spans), inner_RF, experts.down_EFD, experts.down_bias_ED, out=rows_RD
+            lambda x, m, b, w: serve_and_combine(x, m, b, w, *places, plan.spans),
+            inner_RF,
+            experts.down_EFD,
+            experts.down_bias_ED,
+            weights,
+            out=out_ND,
         ),
-        "combine": both(lambda x, w: combine(x, w, *places), rows_RD, weights, out=out_ND),
     }
     took: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from core.cli.choose import resolve_run
 from core.train.loop import Trainer
 from core.train.streams import Streams
-from plugins.ffn._grouped import combine, fetch, serve
+from plugins.ffn._grouped import fetch, serve, serve_and_combine
 from plugins.losses.distance_mse import _DistanceError
 
 BAR = 1.01
@@ -66,8 +66,8 @@ class Layer(nn.Module):
         ends = counts.cumsum(0).tolist()
         spans = list(zip([0, *ends], ends, strict=False))
         inner = F.gelu(serve(fetch(h, order // TOP, inverse), self.up, self.up_bias, spans))
-        served = serve(inner, self.down, self.down_bias, spans)
-        thought = combine(served, top.softmax(-1), order // TOP, inverse).view_as(x)
+        places = (order // TOP, inverse)
+        thought = serve_and_combine(inner, self.down, self.down_bias, top.softmax(-1), *places, spans).view_as(x)
         balance = 0.01 * EXPERTS * (counts / counts.sum() * logits.softmax(-1).mean(0)).sum()
         return x + (1 + open_f) * thought, balance
 

@@ -86,7 +86,7 @@ MISTAKES = {
     "list --json=3": "--json takes no value, not '3'",
     "list gate -q": "no flag -q",
     "show": "usage: core show KIND NAME. Kinds: system,",
-    "show ffn": "usage: core show KIND NAME. Known here: dense, moe{experts:int}x{top_k:int}",
+    "show ffn": "usage: core show KIND NAME. Known here: dense, swiglu, moe{experts:int}x{top_k:int}",
     "show fnn": "no kind is called 'fnn'. Did you mean 'ffn'?",
     "show fnn dense": "no kind is called 'fnn'. Did you mean 'ffn'?",
     "show ffn dnse": "no ffn is called 'dnse'. Did you mean 'dense'?",

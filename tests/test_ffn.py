@@ -24,6 +24,7 @@ from core.testing.ffn import FFNLaws, MixtureLaws
 from core.train.between import tell_step_taken
 from core.train.loop import Trainer
 from core.train.streams import Streams
+from plugins.ffn._grouped import BLOCK
 from plugins.ffn._router import timetable
 from plugins.ffn.dense import ACTIVATIONS, Dense
 from plugins.ffn.moe import Moe, MoeLayer
@@ -94,6 +95,16 @@ def test_grouped_execution_equals_the_dense_mixture(plugin: Moe, batch: int, tok
     if layer.router.offset_E is not None:
         layer.router.offset_E.copy_(randn(seed + 2, plugin.experts))
     x_BTD = randn(seed, batch, tokens, 6).requires_grad_()
+    inputs = [x_BTD, *layer.parameters()]
+    fast, slow = layer(x_BTD)[0], by_hand(layer, x_BTD)
+    close([fast, *gradients(fast, inputs)], [slow, *gradients(slow, inputs)])
+
+
+@pytest.mark.parametrize("tokens", [BLOCK // 2, BLOCK + 3])
+def test_many_tokens_are_read_in_blocks(tokens: int) -> None:
+    """Gradients of a batch that fills blocks of rows to the last one, and of one that does not, are the same sums."""
+    layer = started(Moe(experts=4, top_k=2).build(6), 0)
+    x_BTD = randn(0, 1, tokens, 6).requires_grad_()
     inputs = [x_BTD, *layer.parameters()]
     fast, slow = layer(x_BTD)[0], by_hand(layer, x_BTD)
     close([fast, *gradients(fast, inputs)], [slow, *gradients(slow, inputs)])

@@ -10,13 +10,14 @@ class Plugin(ABC):
     """An immutable parameter class (`core.params.params`) that the registry can name.
 
     Where a plugin has weights, `build(...)` makes the `nn.Module`; the plugin itself holds none. A module made by
-    `build` follows four rules, so that two arms of an ablation stay comparable and a run can be resumed exactly:
+    `build` follows five rules, so that two arms of an ablation stay comparable and a run can be resumed exactly:
 
     - it never reads the global random state (randomness: `core.train.streams.Dropout` or its `reseed` protocol);
     - every module that owns parameters has `reset_parameters()`, whose draws may come from torch's global generator:
       the trainer seeds it once a parameter, by the parameter's qualified name;
     - it may be built under `torch.device("meta")` and run there, for shapes and FLOPs;
-    - it keeps the dtype it is given.
+    - it keeps the dtype it is given;
+    - a buffer that training changes is changed between steps (`core.train.between`), not in a forward pass.
     """
 
     KIND: ClassVar[str]

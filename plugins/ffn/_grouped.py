@@ -16,6 +16,9 @@ from torch import Tensor
 Spans: TypeAlias = list[tuple[int, int]]
 """the rows [begin, end) that each expert serves; rows in no span become zeros"""
 
+BLOCK = 512
+"""rows that a sum over channels reads at a time: on a CPU fresh memory for all rows costs more than the sum"""
+
 
 def fetch(rows_ND: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
     """`rows_ND[source_R]`, (R, D).
@@ -25,19 +28,7 @@ def fetch(rows_ND: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
         source_R: for each sorted row its token.
         target_NK: for each assignment the sorted row that stands for it, the inverse of `source_R`.
     """
-    return _Fetch.apply(rows_ND, source_R, target_NK)
-
-
-def combine(rows_RD: Tensor, weights_NK: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
-    """The weighted sum over each token's rows, sum_k weights[n, k] rows[target[n, k]], (N, D).
-
-    Args:
-        rows_RD: sorted rows, of the dtype of the weights.
-        weights_NK: weight of each assignment.
-        source_R: as in `fetch`.
-        target_NK: as in `fetch`.
-    """
-    return _Combine.apply(rows_RD, weights_NK, source_R, target_NK)
+    return _Move.apply(rows_ND, source_R[:, None], target_NK)
 
 
 def serve(rows_RI: Tensor, matrix_EIO: Tensor, bias_EO: Tensor | None, spans: Spans) -> Tensor:
@@ -45,53 +36,114 @@ def serve(rows_RI: Tensor, matrix_EIO: Tensor, bias_EO: Tensor | None, spans: Sp
 
     Under autocast the product is taken in autocast's dtype, as that of a linear layer.
     """
-    kind = "cpu" if rows_RI.is_meta else rows_RI.device.type
-    if torch.is_autocast_enabled(kind):
-        half = torch.get_autocast_dtype(kind)
+    half = _autocast(rows_RI)
+    if half is not None:
         rows_RI, matrix_EIO = rows_RI.to(half), matrix_EIO.to(half)
         bias_EO = None if bias_EO is None else bias_EO.to(half)
     return _Serve.apply(rows_RI, matrix_EIO, bias_EO, spans)
 
 
-class _Fetch(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows_ND: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
-        ctx.save_for_backward(source_R, target_NK)
-        return _sum_of(rows_ND, source_R[:, None])
+def serve_and_combine(
+    rows_RI: Tensor,
+    matrix_EIO: Tensor,
+    bias_EO: Tensor | None,
+    weights_NK: Tensor,
+    source_R: Tensor,
+    target_NK: Tensor,
+    spans: Spans,
+) -> Tensor:
+    """`serve`, and the weighted sum over each token's rows, sum_k weights[n, k] served[target[n, k]], (N, O).
+
+    Args:
+        rows_RI: sorted rows.
+        matrix_EIO: as in `serve`.
+        bias_EO: as in `serve`.
+        weights_NK: weight of each assignment; the sum is taken in its dtype.
+        source_R: as in `fetch`.
+        target_NK: as in `fetch`.
+        spans: as in `serve`.
+    """
+    if rows_RI.dtype == weights_NK.dtype and _autocast(rows_RI) is None:
+        return _ServeAndCombine.apply(rows_RI, matrix_EIO, bias_EO, weights_NK, source_R, target_NK, spans)
+    return _combine(serve(rows_RI, matrix_EIO, bias_EO, spans), weights_NK, source_R, target_NK)
+
+
+def _combine(rows_RO: Tensor, weights_NK: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
+    """The weighted sum over each token's rows, (N, O)."""
+    return _Move.apply(_by_row(weights_NK, target_NK)[:, None] * rows_RO, target_NK, source_R[:, None])
+
+
+def _by_row(weights_NK: Tensor, target_NK: Tensor) -> Tensor:
+    """The weight of each sorted row, (R,)."""
+    return weights_NK.new_empty(target_NK.numel()).scatter(0, target_NK.flatten(), weights_NK.flatten())
+
+
+def _autocast(x: Tensor) -> torch.dtype | None:
+    """The dtype of products under autocast; None without it."""
+    kind = "cpu" if x.is_meta else x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+class _Move(torch.autograd.Function):
+    """Each new row is the sum of the old rows at its places; `back` says where each old row went."""
 
     @staticmethod
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None, None]:
-        source_R, target_NK = ctx.saved_tensors
-        return _Gather.apply(grad_RD, source_R, target_NK), None, None
-
-
-class _Gather(torch.autograd.Function):
-    """The unweighted sum over each token's rows."""
+    def forward(ctx: Any, rows_ND: Tensor, places: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(places, back)
+        return _sum_of(rows_ND, places)
 
     @staticmethod
-    def forward(ctx: Any, rows_RD: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
-        ctx.save_for_backward(source_R, target_NK)
-        return _sum_of(rows_RD, target_NK)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        places, back = ctx.saved_tensors
+        return _Move.apply(grad, back, places), None, None
+
+
+class _ServeAndCombine(torch.autograd.Function):
+    """The two steps in one, as their gradients need no memory of all rows between them."""
 
     @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        source_R, target_NK = ctx.saved_tensors
-        return _Fetch.apply(grad_ND, source_R, target_NK), None, None
+    def forward(
+        ctx: Any,
+        rows_RI: Tensor,
+        matrix_EIO: Tensor,
+        bias_EO: Tensor | None,
+        weights_NK: Tensor,
+        source_R: Tensor,
+        target_NK: Tensor,
+        spans: Spans,
+    ) -> Tensor:
+        ctx.save_for_backward(rows_RI, matrix_EIO, bias_EO, weights_NK, source_R, target_NK)
+        ctx.spans = spans
+        return _sum_of(_Serve.apply(rows_RI, matrix_EIO, bias_EO, spans), target_NK, weights_NK)
 
-
-class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows_RD: Tensor, weights_NK: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
-        ctx.save_for_backward(rows_RD, weights_NK, source_R, target_NK)
-        return _sum_of(rows_RD, target_NK, weights_NK)
-
-    @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        rows_RD, weights_NK, source_R, target_NK = ctx.saved_tensors
-        grad_RD = _Fetch.apply(grad_ND, source_R, target_NK)
-        weights_R = weights_NK.new_empty(target_NK.numel()).scatter(0, target_NK.flatten(), weights_NK.flatten())
-        slope_R = torch.linalg.vecdot(grad_RD, rows_RD)
-        return grad_RD * weights_R[:, None], slope_R[target_NK], None, None
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
+        rows_RI, matrix_EIO, bias_EO, weights_NK, source_R, target_NK = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            served_RO = _Serve.apply(rows_RI, matrix_EIO, bias_EO, ctx.spans)
+            out_NO = _combine(served_RO, weights_NK, source_R, target_NK)
+            inputs = [t for t in (rows_RI, matrix_EIO, weights_NK, bias_EO) if t is not None]
+            slopes = [*torch.autograd.grad(out_NO, inputs, grad_NO, create_graph=True), None]
+            return slopes[0], slopes[1], slopes[3], slopes[2], None, None, None
+        weights_R = _by_row(weights_NK, target_NK)
+        to_rows_RI, to_matrix_EIO = torch.zeros_like(rows_RI), torch.empty_like(matrix_EIO)
+        to_bias_EO = None if bias_EO is None else torch.empty_like(bias_EO)
+        to_weights_R = torch.zeros_like(weights_R)
+        for e, (begin, end) in enumerate(ctx.spans):
+            grad_PO = _sum_of(grad_NO, source_R[begin:end, None])
+            # <grad, W row + b> = <W^T grad, row> + <grad, b>: what the expert answered is not needed again.
+            to_rows_PI = torch.mm(grad_PO, matrix_EIO[e].T, out=to_rows_RI[begin:end])
+            for first in range(begin, end, BLOCK):
+                part = slice(first, min(end, first + BLOCK))
+                to_weights_R[part] = torch.linalg.vecdot(to_rows_RI[part], rows_RI[part])
+            if bias_EO is not None:
+                to_weights_R[begin:end] += grad_PO @ bias_EO[e]
+            to_rows_PI *= weights_R[begin:end, None]
+            grad_PO *= weights_R[begin:end, None]
+            torch.mm(rows_RI[begin:end].T, grad_PO, out=to_matrix_EIO[e])
+            if to_bias_EO is not None:
+                torch.sum(grad_PO, 0, out=to_bias_EO[e])
+        return to_rows_RI, to_matrix_EIO, to_bias_EO, to_weights_R[target_NK], None, None, None
 
 
 class _Serve(torch.autograd.Function):

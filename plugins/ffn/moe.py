@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from core.kinds.ffn import FFN, Aux
 from core.params import knob, params
 from core.train.streams import Dropout
-from plugins.ffn._grouped import Spans, combine, fetch, serve
+from plugins.ffn._grouped import fetch, serve, serve_and_combine
 from plugins.ffn._router import Choice, Jitter, Router, Timetable, timetable
 from plugins.ffn.dense import ACTIVATIONS, DenseLayer, inner_width
 from plugins.ffn.swiglu import MATCH, SwigluLayer, swiglu
@@ -135,8 +135,7 @@ class MoeLayer(nn.Module):
         plan = timetable(choice, self.plugin.experts, self.plugin.capacity if self.training else None)
         if self.training:
             self.router.count(plan.counts_E)
-        rows_RD = self.experts(fetch(x_ND, plan.source_R, plan.target_NK), plan.spans)
-        out_ND = combine(rows_RD.to(wide), choice.weight_NK, plan.source_R, plan.target_NK).to(x_BTD.dtype)
+        out_ND = self.experts(x_ND, choice.weight_NK, plan).to(x_BTD.dtype)
         if keep_N is not None:
             out_ND = torch.zeros_like(every_D).index_copy(0, keep_N, out_ND)
         out_BTD = out_ND.view_as(x_BTD)
@@ -182,7 +181,9 @@ class Experts(nn.Module):
             if bias is not None:
                 nn.init.uniform_(bias, -bound, bound)
 
-    def forward(self, rows_RD: Tensor, spans: Spans) -> Tensor:
-        """Each row after its expert, (R, D); `spans` says which rows each expert serves, the others become zeros."""
-        inner_RF = serve(rows_RD, self.up_EDF, self.up_bias_EF, spans)
-        return serve(self.dropout(self.activation(inner_RF)), self.down_EFD, self.down_bias_ED, spans)
+    def forward(self, x_ND: Tensor, weight_NK: Tensor, plan: Timetable) -> Tensor:
+        """The weighted sum of each token's experts, (N, D), of the dtype of the weights."""
+        places = (plan.source_R, plan.target_NK)
+        inner_RF = serve(fetch(x_ND, *places), self.up_EDF, self.up_bias_EF, plan.spans)
+        inner_RF = self.dropout(self.activation(inner_RF))
+        return serve_and_combine(inner_RF, self.down_EFD, self.down_bias_ED, weight_NK, *places, plan.spans)
