@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from core.testing.sparsifier import SparsifierLaws
+from plugins.sparsifiers.entmax import Entmax
+from plugins.sparsifiers.sigmoid_budget import SigmoidBudget
+from plugins.sparsifiers.soft_topk import SoftTopK
 from plugins.sparsifiers.softmax import Softmax
+from plugins.sparsifiers.temperature import Temperature
+from plugins.sparsifiers.topk import TopK
 
 
-@pytest.mark.parametrize("sparsifier", [Softmax()], ids=repr)
+warm = Temperature(start=2.0, end=0.5)
+still = Temperature()
+
+
+@pytest.mark.parametrize(
+    "sparsifier",
+    [
+        Softmax(),
+        Entmax(alpha=2.0, temperature=still),
+        Entmax(alpha=1.5, temperature=still),
+        st.builds(Entmax, alpha=st.floats(1.0, 2.0), temperature=st.just(warm)),
+        st.builds(Entmax, alpha=st.floats(1.0, 2.0), mode=st.just("annealed"), temperature=st.just(still)),
+        st.builds(Entmax, alpha=st.floats(1.0, 2.0), mode=st.just("learned"), temperature=st.just(still)),
+        st.builds(TopK, k=st.integers(1, 12), temperature=st.just(warm)),
+        st.builds(SoftTopK, k=st.integers(1, 12), temperature=st.just(warm)),
+        st.builds(SigmoidBudget, budget=st.floats(0.01, 0.99), temperature=st.just(warm)),
+    ],
+    ids=["softmax", "sparsemax", "entmax15", "entmax", "annealed", "learned", "topk", "soft_topk", "sigmoid_budget"],
+)
 class TestSparsifiers(SparsifierLaws):
     """The laws of sparsifiers."""
 

@@ -20,6 +20,8 @@ from torch import Tensor
 STEPS = {1: 12, 2: 8}
 """Newton steps by power 1 / b: sparsemax ends exactly once the support is found, entmax-1.5 converges quadratically"""
 CURVED_STEPS = 12
+DEPTH = 1e4
+"""logits further than this below the greatest are no longer told apart by a budget; beyond it 1 is mere rounding"""
 LEAST = 1e-8
 """b below this is computed as this: weights then differ from softmax by b z^2 p / 2, below the rounding of float32"""
 
@@ -28,13 +30,19 @@ def shifted(logits: Tensor, visible: Tensor) -> Tensor:
     """Logits minus the greatest visible one of their row, (R..., S) in [-inf, 0]; -inf where hidden.
 
     A visible -inf is as good as hidden. +inf is the greatest finite number, so that several share a row. A row that
-    sees nothing is all -inf. NaN where visible stays NaN.
+    sees nothing is all -inf. NaN where visible stays NaN. The shift has no gradient: weights do not depend on it.
     """
     most = torch.finfo(logits.dtype).max
     bounded = logits.masked_fill(~visible, -torch.inf).clamp(max=most)
     if not bounded.shape[-1]:
         return bounded
     return bounded - bounded.detach().amax(-1, keepdim=True).clamp(min=-most)
+
+
+def within(logits: Tensor, visible: Tensor) -> Tensor:
+    """As `shifted`, and all that is visible lies in [-DEPTH, 0]: for maps that reach below the greatest logits."""
+    z = shifted(logits, visible)
+    return z.clamp(min=-DEPTH).masked_fill(~visible | (logits == -torch.inf), -torch.inf)
 
 
 def powered(logits: Tensor, visible: Tensor, power: int) -> Tensor:

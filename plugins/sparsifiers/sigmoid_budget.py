@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from core.kinds.sparsifier import Sparsifier
 from core.params import group, knob, params
 from plugins.sparsifiers.bisection import bisect
-from plugins.sparsifiers.newton import shifted
+from plugins.sparsifiers.newton import within
 from plugins.sparsifiers.temperature import Cooling, Temperature
 
 
@@ -42,7 +42,7 @@ class SigmoidBudgetWeights(nn.Module):
         Arguments as in `EntmaxWeights.forward`.
         """
         wide = torch.promote_types(logits_BHQS.dtype, torch.float32)
-        z_BHQS = shifted(self.cooling(logits_BHQS.to(wide)), visible)
+        z_BHQS = within(self.cooling(logits_BHQS.to(wide)), visible)
         if not z_BHQS.shape[-1]:
             return z_BHQS.to(logits_BHQS.dtype)
         fixed_BHQS = z_BHQS.detach()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from core.kinds.sparsifier import Sparsifier
 from core.params import group, knob, params
 from plugins.sparsifiers.bisection import bisect
-from plugins.sparsifiers.newton import shifted
+from plugins.sparsifiers.newton import within
 from plugins.sparsifiers.temperature import Cooling, Temperature
 
 
@@ -43,7 +43,7 @@ class SoftTopKWeights(nn.Module):
         Arguments as in `EntmaxWeights.forward`.
         """
         wide = torch.promote_types(logits_BHQS.dtype, torch.float32)
-        z_BHQS = shifted(self.cooling(logits_BHQS.to(wide)), visible)
+        z_BHQS = within(self.cooling(logits_BHQS.to(wide)), visible)
         if not z_BHQS.shape[-1]:
             return z_BHQS.to(logits_BHQS.dtype)
         seen_BHQS = z_BHQS.detach() > -torch.inf
@@ -60,7 +60,7 @@ class SoftTopKWeights(nn.Module):
         # A Newton step, exact as the function is piecewise linear, brings the gradient of the threshold with it.
         tau_BHQ1 = tau_BHQ1 + (_spent(z_BHQS, tau_BHQ1) - budget_BHQ1) / partly_BHQ1
         w_BHQS = (z_BHQS - tau_BHQ1).clamp(0.0, 1.0)
-        return (w_BHQS / budget_BHQ1.clamp(min=1.0)).to(logits_BHQS.dtype)
+        return (w_BHQS / w_BHQS.sum(-1, keepdim=True).clamp(min=1.0)).to(logits_BHQS.dtype)
 
 
 def _spent(z: Tensor, tau: Tensor) -> Tensor:
