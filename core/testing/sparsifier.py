@@ -19,8 +19,7 @@ from core.kinds.sparsifier import Sparsifier
 from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
 from core.train.schedule import advance
 
-
-few = settings(law, max_examples=8)
+few = settings(law, max_examples=6)
 
 
 @attrs.frozen
@@ -98,9 +97,7 @@ class SparsifierLaws:
 
     @law
     @given(data=st.data(), shape=shapes(), seed=seeds)
-    def test_permutation(
-        self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int
-    ) -> None:
+    def test_permutation(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int) -> None:
         """Weights go with their sources when these change places."""
         rows = _rows(sparsifier, data, shape, seed)
         order = torch.randperm(shape[-1], generator=torch.Generator().manual_seed(seed))

@@ -6,8 +6,8 @@ bound tau = max - 1). The l_{1/b} norm of d is convex and falls in theta, so New
 the root and never passes it. It takes longer steps than Newton on sum p - 1, is exact at once where all logits are
 equal, and turns into the logarithm of the softmax sum as alpha goes to 1, where sum p - 1 needs more and more steps.
 
-Not to be confused with bisection (Blondel et al. 2019), which gains one bit a step, nor with sorting, which is exact and
-three times slower. R... rows of any shape, S sources.
+Not to be confused with bisection (Blondel et al. 2019), which gains one bit a step, nor with sorting, which is exact
+and several times slower. R... rows of any shape, S sources.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from torch import Tensor
 STEPS = {1: 12, 2: 8}
 """Newton steps by power 1 / b: sparsemax ends exactly once the support is found, entmax-1.5 converges quadratically"""
 CURVED_STEPS = 12
-DEPTH = 1e4
-"""logits further than this below the greatest are no longer told apart by a budget; beyond it 1 is mere rounding"""
 LEAST = 1e-8
 """b below this is computed as this: weights then differ from softmax by b z^2 p / 2, below the rounding of float32"""
 
@@ -39,19 +37,13 @@ def shifted(logits: Tensor, visible: Tensor) -> Tensor:
     return bounded - bounded.detach().amax(-1, keepdim=True).clamp(min=-most)
 
 
-def within(logits: Tensor, visible: Tensor) -> Tensor:
-    """As `shifted`, and all that is visible lies in [-DEPTH, 0]: for maps that reach below the greatest logits."""
-    z = shifted(logits, visible)
-    return z.clamp(min=-DEPTH).masked_fill(~visible | (logits == -torch.inf), -torch.inf)
-
-
 def powered(logits: Tensor, visible: Tensor, power: int) -> Tensor:
-    """d / ||d|| at the root, (R..., S): p is its `power`-th power, for power 1 (sparsemax) or 2 (entmax-1.5)."""
+    """Weights (R..., S) of alpha = 1 + 1 / power, for power 1 (sparsemax) or 2 (entmax-1.5)."""
     tiny = torch.finfo(logits.dtype).tiny
     d = (shifted(logits, visible) + power).clamp(min=0.0)  # power times the d above: no division of the logits by 2
     for _ in range(STEPS[power]):
         d = (d - _step(d, power, tiny)).clamp(min=0.0)
-    return d / _norm(d, power).clamp(min=tiny)
+    return (d / _norm(d, power).clamp(min=tiny)) ** power
 
 
 def _norm(d: Tensor, power: int) -> Tensor:
