@@ -2,9 +2,9 @@
 
     python -m benchmarks.sparsifiers
 
-One forward and backward pass over logits (8, 8, 256, 256) in float32, drawn from N(0, 1) and N(0, 4), in CPU time of one
-thread. All sides of a table take turns in one process. `--compiled` adds the plain operations under torch.compile, which
-takes a C++ compiler and a minute. With a mask, softmax is the sparsifier of that name, not the bare torch function.
+One forward and backward pass over logits (8, 8, 256, 256) in float32, drawn from N(0, 1) and N(0, 4), in CPU time of
+one thread. All sides of a table take turns in one process. `--compiled` adds the plain operations under torch.compile,
+which takes a C++ compiler and a minute. With a mask, softmax is the sparsifier of that name, not the bare function.
 
 B batch, H heads, Q query and S source tokens.
 """

@@ -110,7 +110,7 @@ def _settle(d: Tensor, power: int, spare: Tensor) -> Tensor:
     An early stop leaves an error of the order of the last step for power 1, and of its square for power 2.
     """
     eps = torch.finfo(d.dtype).eps
-    near = 2 * eps if power == 1 else eps**0.5 / 8
+    near = 2 * eps if power == 1 else eps**0.5
     for _ in range(STEPS):
         step_R1 = _step(d, power, spare)
         last = float(step_R1.max())
