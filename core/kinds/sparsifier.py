@@ -15,8 +15,10 @@ class Sparsifier(Plugin):
     """A map of each row of logits to a distribution over the visible sources.
 
     Laws (`core.testing.sparsifier.SparsifierLaws`): weights are >= 0 and sum to 1; exactly 0 where hidden; a row that
-    sees nothing is all 0, never NaN; order of the logits is kept; adding a constant to a row changes nothing;
-    gradients agree with finite differences in float64.
+    sees nothing is all 0, never NaN; order of the logits is kept; adding a constant to a row changes nothing; weights
+    go with their sources when these change places; infinite logits give finite weights; first and second derivatives
+    agree with finite differences in float64, those of parameters as well; half precision costs rounding only, autocast
+    nothing; a state loads into another module; a meta build runs.
     """
 
     KIND: ClassVar[str] = "sparsifier"

@@ -6,14 +6,20 @@ class TestSparsifiers(SparsifierLaws): ...
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import attrs
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.kinds.sparsifier import Sparsifier
 from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
+from core.train.schedule import advance
+
+few = settings(law, max_examples=6)
 
 
 @attrs.frozen
@@ -91,11 +97,115 @@ class SparsifierLaws:
 
     @law
     @given(data=st.data(), shape=shapes(), seed=seeds)
-    def test_gradients(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int) -> None:
-        """Gradients agree with finite differences in float64."""
+    def test_permutation(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """Weights go with their sources when these change places."""
         rows = _rows(sparsifier, data, shape, seed)
-        logits = rows.logits_BHQS.requires_grad_()
-        assert torch.autograd.gradcheck(rows.module, (logits, rows.visible))
+        order = torch.randperm(shape[-1], generator=torch.Generator().manual_seed(seed))
+        turned = rows.module(rows.logits_BHQS[..., order], rows.visible[..., order])
+        close([turned], [rows.module(rows.logits_BHQS, rows.visible)[..., order]])
+
+    @few
+    @given(data=st.data(), shape=shapes(), seed=seeds)
+    def test_gradients(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """Gradients of logits and parameters agree with finite differences in float64, those of a graph as well."""
+        _, heads, queries, sources = shape
+        weigh, inputs = _function(_rows(sparsifier, data, (1, heads, min(queries, 2), sources), seed))
+        assert torch.autograd.gradcheck(weigh, inputs)
+        out = weigh(*inputs)
+        total = (out * randn(seed + 2, *out.shape)).sum()
+        plain = torch.autograd.grad(total, inputs, retain_graph=True)
+        close(torch.autograd.grad(total, inputs, create_graph=True), plain)
+
+    @few
+    @given(data=st.data(), shape=shapes(), seed=seeds)
+    def test_second_gradients(
+        self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int
+    ) -> None:
+        """Second derivatives agree with finite differences of the first in float64."""
+        _, heads, _, sources = shape
+        weigh, inputs = _function(_rows(sparsifier, data, (1, heads, 1, min(sources, 5)), seed))
+        assert torch.autograd.gradgradcheck(weigh, inputs)
+
+    @law
+    @given(data=st.data(), shape=shapes(), seed=seeds)
+    def test_infinite(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """Logits of +inf, -inf and the ends of the dtype give finite gradients, and weights of a simplex.
+
+        Where every visible logit is -inf the weights may also be all 0.
+        """
+        rows = _rows(sparsifier, data, shape, seed, torch.float32)
+        most = torch.finfo(torch.float32).max
+        content = torch.tensor([torch.inf, -torch.inf, most, -most, 0.0, 1.0])
+        chosen = torch.randint(len(content), shape, generator=torch.Generator().manual_seed(seed + 3))
+        logits = content[chosen].requires_grad_()
+        weights = rows.module(logits, rows.visible)
+        assert ((weights >= 0) & (weights <= 1 + 1e-5)).all()
+        total = weights.sum(-1)
+        seeing = (rows.visible & (logits > -torch.inf)).any(-1)
+        torch.testing.assert_close(total[seeing], torch.ones_like(total[seeing]), rtol=1e-5, atol=1e-5)
+        assert ((total[~seeing] == 0) | (total[~seeing] - 1).abs().lt(1e-5)).all()
+        assert all(torch.isfinite(slope).all() for slope in gradients(weights, [logits]))
+
+    @few
+    @given(data=st.data(), shape=shapes(), seed=seeds, dtype=st.sampled_from([torch.bfloat16, torch.float16]))
+    def test_half(
+        self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int, dtype: torch.dtype
+    ) -> None:
+        """Half precision loses no more than the rounding of each weight: |difference| and |sum - 1| within 1 %."""
+        rows = _rows(sparsifier, data, shape, seed, torch.float32)
+        logits = (3.0 * rows.logits_BHQS).to(dtype)
+        weights = rows.module(logits, rows.visible)
+        assert weights.dtype == dtype
+        wide = rows.module(logits.float(), rows.visible)
+        torch.testing.assert_close(weights.float(), wide, rtol=1e-2, atol=1e-6)
+        seeing = rows.visible.any(-1).expand(shape[:3]).float()
+        torch.testing.assert_close(weights.float().sum(-1), seeing, rtol=1e-2, atol=1e-6)
+
+    @few
+    @given(data=st.data(), shape=shapes(), seed=seeds)
+    def test_autocast(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """Autocast leaves the numerics in float32, and the dtype that of the logits, forward and backward."""
+        rows = _rows(sparsifier, data, shape, seed, torch.float32)
+        outcomes = []
+        for enabled in (False, True):
+            logits = rows.logits_BHQS.clone().requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                weights = rows.module(logits, rows.visible)
+            assert weights.dtype == torch.float32
+            outcomes.append([weights.detach(), *gradients(weights, [logits])])
+        close(outcomes[1], outcomes[0], 1e-6)
+
+    @few
+    @given(data=st.data(), shape=shapes(), seed=seeds, progress=st.sampled_from([0.0, 0.2, 1.0]))
+    def test_state(
+        self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int, progress: float
+    ) -> None:
+        """A state taken in the midst of a schedule gives another module the same weights, bit for bit."""
+        plugin = drawn(data, sparsifier)
+        rows = _rows(plugin, data, shape, seed)
+        other = started(plugin.build(shape[1]), seed + 1)
+        advance(rows.module, progress)
+        other.load_state_dict(copy.deepcopy(rows.module.state_dict()))
+        assert torch.equal(other(rows.logits_BHQS, rows.visible), rows.module(rows.logits_BHQS, rows.visible))
+
+    @few
+    @given(data=st.data(), shape=shapes(), seed=seeds)
+    def test_batch(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """A set's weights do not depend on its neighbours in the batch, and a batch may be empty."""
+        rows = _rows(sparsifier, data, shape, seed)
+        every = rows.visible.expand(shape)
+        whole = rows.module(rows.logits_BHQS, every)
+        close([rows.module(rows.logits_BHQS[:1], every[:1])], [whole[:1]])
+        assert rows.module(rows.logits_BHQS[:0], every[:0]).shape == (0, *shape[1:])
+
+    @few
+    @given(data=st.data(), shape=shapes())
+    def test_meta(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple) -> None:
+        """A sparsifier builds and runs without memory."""
+        with torch.device("meta"):
+            weights = drawn(data, sparsifier).build(shape[1])(torch.empty(shape), torch.ones(shape, dtype=torch.bool))
+        assert weights.is_meta
+        assert weights.shape == shape
 
     @law
     @given(data=st.data(), shape=shapes(), seed=seeds)
@@ -108,6 +218,18 @@ class SparsifierLaws:
             exponentials = rows.logits_BHQS.exp() * rows.visible
             total = exponentials.sum(-1, keepdim=True)
             close([rows.module(rows.logits_BHQS, rows.visible)], [exponentials / total.masked_fill(total == 0, 1.0)])
+
+
+def _function(rows: Rows) -> tuple[Callable[..., Tensor], list[Tensor]]:
+    """The weights as a function of logits and parameters, and these."""
+    named = dict(rows.module.named_parameters())
+    inputs = [rows.logits_BHQS, *(parameter.detach() for parameter in named.values())]
+
+    def weigh(logits: Tensor, *values: Tensor) -> Tensor:
+        given = dict(zip(named, values, strict=True))
+        return torch.func.functional_call(rows.module, given, (logits, rows.visible))
+
+    return weigh, [tensor.requires_grad_() for tensor in inputs]
 
 
 def _rows(

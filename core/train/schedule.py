@@ -1,7 +1,7 @@
 """Numbers that move while a model trains: temperatures, exponents.
 
-A module derives from `Scheduled` and computes its number from `self.progress` in `forward`. The trainer says before every
-step how much of the training is done; validation and evaluation say nothing, so the number stays where it was.
+A module derives from `Scheduled` and computes its number from `self.progress` in `forward`. Before every step the
+trainer says how much of the training is done; validation and evaluation say nothing, so the number stays where it was.
 """
 
 from __future__ import annotations

@@ -35,9 +35,7 @@ def entmax(logits: Tensor, visible: Tensor, alpha: float | Tensor) -> Tensor:
     power = POWERS.get(alpha)
     if power is None:
         return _Curved.apply(wide, visible, wide.new_full((), alpha)).to(logits.dtype)
-    if not (wide.requires_grad and torch.is_grad_enabled()):
-        return _powered(wide, visible, power, False)[0].to(logits.dtype)
-    return _Powered.apply(wide, visible, power)[0].to(logits.dtype)
+    return _Powered.apply(wide, visible, power).to(logits.dtype)
 
 
 def _in_blocks(tensor: Tensor) -> bool:
@@ -50,39 +48,25 @@ def _in_blocks(tensor: Tensor) -> bool:
     )
 
 
-def _powered(logits: Tensor, visible: Tensor, power: int, keep_root: bool) -> tuple[Tensor, Tensor]:
-    if _in_blocks(logits):
-        return blocks.weigh(logits, visible, power, keep_root)
-    root = powered(logits, visible, power)
-    return (root, root.new_empty(0)) if power == 1 else (root.square(), root)
-
-
 class _Powered(torch.autograd.Function):
     """Sparsemax and entmax-1.5."""
 
     @staticmethod
-    def forward(logits: Tensor, visible: Tensor, power: int) -> tuple[Tensor, Tensor]:
-        return _powered(logits, visible, power, True)
+    def forward(logits: Tensor, visible: Tensor, power: int) -> Tensor:
+        return (blocks.weigh if _in_blocks(logits) else powered)(logits, visible, power)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        p, root = output
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.power = inputs[2]
-        ctx.mark_non_differentiable(root)
-        ctx.save_for_backward(p, root)
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
-        p, root = ctx.saved_tensors
-        grad = grads[0]
-        if grad is None:
-            return None, None, None
-        if torch.is_grad_enabled():  # a second derivative is asked for: p carries its graph, the root does not
-            return _pull(_share(p, 1.0 - 1.0 / ctx.power), grad), None, None
-        if _in_blocks(p):
-            return blocks.pull(p if ctx.power == 1 else root, grad, ctx.power), None, None
-        return _pull(torch.sign(p) if ctx.power == 1 else root, grad), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (p,) = ctx.saved_tensors
+        # With gradients enabled a second derivative is asked for, and p carries the graph that leads there.
+        if _in_blocks(p) and not torch.is_grad_enabled():
+            return blocks.pull(p, grad, ctx.power), None, None
+        return _pull(_share(p, 1.0 - 1.0 / ctx.power), grad), None, None
 
 
 class _Curved(torch.autograd.Function):

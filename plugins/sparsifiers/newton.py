@@ -6,8 +6,8 @@ bound tau = max - 1). The l_{1/b} norm of d is convex and falls in theta, so New
 the root and never passes it. It takes longer steps than Newton on sum p - 1, is exact at once where all logits are
 equal, and turns into the logarithm of the softmax sum as alpha goes to 1, where sum p - 1 needs more and more steps.
 
-Not to be confused with bisection (Blondel et al. 2019), which gains one bit a step, nor with sorting, which is exact and
-three times slower. R... rows of any shape, S sources.
+Not to be confused with bisection (Blondel et al. 2019), which gains one bit a step, nor with sorting, which is exact
+and several times slower. R... rows of any shape, S sources.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def shifted(logits: Tensor, visible: Tensor) -> Tensor:
     """Logits minus the greatest visible one of their row, (R..., S) in [-inf, 0]; -inf where hidden.
 
     A visible -inf is as good as hidden. +inf is the greatest finite number, so that several share a row. A row that
-    sees nothing is all -inf. NaN where visible stays NaN.
+    sees nothing is all -inf. NaN where visible stays NaN. The shift has no gradient: weights do not depend on it.
     """
     most = torch.finfo(logits.dtype).max
     bounded = logits.masked_fill(~visible, -torch.inf).clamp(max=most)
@@ -38,12 +38,12 @@ def shifted(logits: Tensor, visible: Tensor) -> Tensor:
 
 
 def powered(logits: Tensor, visible: Tensor, power: int) -> Tensor:
-    """d / ||d|| at the root, (R..., S): p is its `power`-th power, for power 1 (sparsemax) or 2 (entmax-1.5)."""
+    """Weights (R..., S) of alpha = 1 + 1 / power, for power 1 (sparsemax) or 2 (entmax-1.5)."""
     tiny = torch.finfo(logits.dtype).tiny
     d = (shifted(logits, visible) + power).clamp(min=0.0)  # power times the d above: no division of the logits by 2
     for _ in range(STEPS[power]):
         d = (d - _step(d, power, tiny)).clamp(min=0.0)
-    return d / _norm(d, power).clamp(min=tiny)
+    return (d / _norm(d, power).clamp(min=tiny)) ** power
 
 
 def _norm(d: Tensor, power: int) -> Tensor:

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from core.kinds.sparsifier import Sparsifier
 from core.params import group, knob, params
-from plugins.sparsifiers.bisection import bisect
-from plugins.sparsifiers.newton import shifted
+from plugins.sparsifiers.bisection import around, bisect
 from plugins.sparsifiers.temperature import Cooling, Temperature
 
 
@@ -18,7 +17,8 @@ class SigmoidBudget(Sparsifier):
 
     The weights of a row sum to 1; before that division w is the chance of each source to be kept, independent given
     tau. The gradient passes through tau by the implicit function theorem, d tau / d l = w' / sum w'. No visible source
-    gets exactly 0. With n visible sources w sums to budget * n, so unlike in `soft_topk` what is kept grows with the row.
+    gets exactly 0. With n visible sources w sums to budget * n: unlike in `soft_topk`, what is kept grows with the
+    row.
     """
 
     budget: float = knob(0.4, "mean of w over the visible sources", gt=0.0, lt=1.0)
@@ -42,11 +42,11 @@ class SigmoidBudgetWeights(nn.Module):
         Arguments as in `EntmaxWeights.forward`.
         """
         wide = torch.promote_types(logits_BHQS.dtype, torch.float32)
-        z_BHQS = shifted(self.cooling(logits_BHQS.to(wide)), visible)
-        if not z_BHQS.shape[-1]:
-            return z_BHQS.to(logits_BHQS.dtype)
+        cooled_BHQS = self.cooling(logits_BHQS.to(wide))
+        if not cooled_BHQS.shape[-1]:
+            return cooled_BHQS.to(logits_BHQS.dtype)
+        z_BHQS, seen_BHQ1 = around(cooled_BHQS, visible, lambda count: (self.budget * count).long() + 1)
         fixed_BHQS = z_BHQS.detach()
-        seen_BHQ1 = (fixed_BHQS > -torch.inf).sum(-1, keepdim=True)
         spent_BHQ1 = self.budget * seen_BHQ1.to(wide)
         low_BHQ1, high_BHQ1 = _bracket(fixed_BHQS, seen_BHQ1, spent_BHQ1)
         tau_BHQ1 = bisect(lambda tau: _spent(fixed_BHQS, tau) - spent_BHQ1, low_BHQ1, high_BHQ1)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from core.kinds.sparsifier import Sparsifier
 from core.params import group, knob, params
-from plugins.sparsifiers.bisection import bisect
-from plugins.sparsifiers.newton import shifted
+from plugins.sparsifiers.bisection import around, bisect
 from plugins.sparsifiers.temperature import Cooling, Temperature
 
 
@@ -43,24 +42,21 @@ class SoftTopKWeights(nn.Module):
         Arguments as in `EntmaxWeights.forward`.
         """
         wide = torch.promote_types(logits_BHQS.dtype, torch.float32)
-        z_BHQS = shifted(self.cooling(logits_BHQS.to(wide)), visible)
-        if not z_BHQS.shape[-1]:
-            return z_BHQS.to(logits_BHQS.dtype)
-        seen_BHQS = z_BHQS.detach() > -torch.inf
-        seen_BHQ1 = seen_BHQS.sum(-1, keepdim=True)
+        cooled_BHQS = self.cooling(logits_BHQS.to(wide))
+        if not cooled_BHQS.shape[-1]:
+            return cooled_BHQS.to(logits_BHQS.dtype)
+        z_BHQS, seen_BHQ1 = around(cooled_BHQS, visible, lambda count: torch.full_like(count, self.k))
         budget_BHQ1 = seen_BHQ1.clamp(max=self.k).to(wide)
         fixed_BHQS = z_BHQS.detach()
-        kth_BHQ1 = fixed_BHQS.topk(min(self.k, z_BHQS.shape[-1]), dim=-1).values[..., -1:]
-        lowest_BHQ1 = fixed_BHQS.masked_fill(~seen_BHQS, 0.0).amin(-1, keepdim=True)
-        # Above the k-th logit less than k is spent, 1 below it at least k.
-        top_BHQ1 = torch.where(seen_BHQ1 >= self.k, kth_BHQ1, lowest_BHQ1)
-        tau_BHQ1 = bisect(lambda tau: _spent(fixed_BHQS, tau) - budget_BHQ1, top_BHQ1 - 1.0, top_BHQ1)
+        # The k-th logit is at 0: above it less than k is spent, 1 below it at least k.
+        zero_BHQ1 = torch.zeros_like(budget_BHQ1)
+        tau_BHQ1 = bisect(lambda tau: _spent(fixed_BHQS, tau) - budget_BHQ1, zero_BHQ1 - 1.0, zero_BHQ1)
         lift_BHQS = fixed_BHQS - tau_BHQ1
         partly_BHQ1 = ((lift_BHQS > 0) & (lift_BHQS < 1)).sum(-1, keepdim=True).clamp(min=1)
         # A Newton step, exact as the function is piecewise linear, brings the gradient of the threshold with it.
         tau_BHQ1 = tau_BHQ1 + (_spent(z_BHQS, tau_BHQ1) - budget_BHQ1) / partly_BHQ1
         w_BHQS = (z_BHQS - tau_BHQ1).clamp(0.0, 1.0)
-        return (w_BHQS / budget_BHQ1.clamp(min=1.0)).to(logits_BHQS.dtype)
+        return (w_BHQS / w_BHQS.sum(-1, keepdim=True).clamp(min=1.0)).to(logits_BHQS.dtype)
 
 
 def _spent(z: Tensor, tau: Tensor) -> Tensor:

@@ -34,10 +34,12 @@ class SoftmaxWeights(nn.Module):
         """Weights (B, H, Q, S) of the dtype of the logits; rows sum to 1, or are 0 where nothing is visible.
 
         Args:
-            logits_BHQS: real numbers; what hidden entries hold does not matter.
+            logits_BHQS: real numbers; what hidden entries hold does not matter. Infinite ones are taken as finite
+                ones near the ends of the dtype.
             visible: bool, broadcastable to the logits, True where the source may be read.
         """
         hidden = ~visible
         # The lowest finite number, not -inf: a row that sees nothing stays finite in the softmax and in its gradient.
-        lowest = torch.finfo(logits_BHQS.dtype).min
-        return torch.softmax(logits_BHQS.masked_fill(hidden, lowest), dim=-1).masked_fill(hidden, 0.0)
+        ends = torch.finfo(logits_BHQS.dtype)
+        bounded_BHQS = logits_BHQS.clamp(0.5 * ends.min, ends.max).masked_fill(hidden, ends.min)
+        return torch.softmax(bounded_BHQS, dim=-1).masked_fill(hidden, 0.0)
