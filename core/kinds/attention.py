@@ -41,6 +41,14 @@ class Attention(Plugin):
             ValueError: the width does not divide into the heads.
         """
 
+    def plan(self, device: str) -> list[str]:
+        """What computes the sum in which case and why the others do not, a line each, for `core explain`.
+
+        Args:
+            device: type of the device it would run on.
+        """
+        return []
+
 
 class AttentionLayer(Protocol):
     """The module that `Attention.build` returns."""

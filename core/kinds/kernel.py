@@ -48,6 +48,17 @@ class Kernel(Plugin):
     def refuses(self, request: Request) -> str | None:
         """None when it can serve the request, else the reason in one sentence."""
 
+    def plan(self, request: Request) -> tuple[Kernel, list[str]]:
+        """The kernel that will serve a request, and what each one asked before it said.
+
+        Raises:
+            ValueError: none will, with the reasons.
+        """
+        reason = self.refuses(request)
+        if reason is not None:
+            raise ValueError(reason)
+        return self, []
+
     @abstractmethod
     def attend(
         self,

@@ -11,9 +11,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from core.kinds.kernel import Request
+from core.kinds.kernel import Kernel, Request
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Places, PositionLayer, sides
+from core.kinds.sparsifier import Sparsifier
+
+TYPICAL = 1024
+"""tokens of a call that `core explain` asks about"""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -118,6 +122,29 @@ def prepare(
         queries=queries,
         sources=sources,
     )
+
+
+def plan(kernel: Kernel, mask: Mask, sparsifier: Sparsifier, device: str) -> list[str]:
+    """Which kernel serves this mask and sparsifier, whole, padded and with a bias, and what the others say."""
+    tokens = Layout(queries=TYPICAL, sources=TYPICAL, apart=False)
+    try:
+        form = mask.on(tokens).form
+    except ValueError as error:
+        return [f"decided with the data, as the mask must know more: {error}"]
+    lines = []
+    for case, padded, biased in (
+        ("nothing padded", False, False),
+        ("padded", True, False),
+        ("with a bias", False, True),
+    ):
+        request = Request(fused=sparsifier.fused, form=form, padded=padded, bias=biased, device=device)
+        try:
+            chosen, others = kernel.plan(request)
+        except ValueError as error:
+            lines.append(f"{case}: none; {error}")
+        else:
+            lines.append("; ".join([f"{case}: {type(chosen).__name__}", *others]))
+    return lines
 
 
 def without_padding(

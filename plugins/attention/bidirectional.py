@@ -32,6 +32,9 @@ class Bidirectional(Attention):
     def build(self, width: int) -> BidirectionalLayer:
         return BidirectionalLayer(self, width)
 
+    def plan(self, device: str) -> list[str]:
+        return self.inner.plan(device)
+
 
 class BidirectionalLayer(nn.Module):
     """The module of `Bidirectional`: `there` reads for the first side, `back` for the second."""

@@ -17,7 +17,7 @@ from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
-from plugins.attention._call import Call, prepare
+from plugins.attention._call import Call, plan, prepare
 from plugins.attention.pairwise import HeadNorm, head_width
 
 
@@ -47,6 +47,9 @@ class Differential(Attention):
 
     def build(self, width: int) -> DifferentialLayer:
         return DifferentialLayer(self, width)
+
+    def plan(self, device: str) -> list[str]:
+        return plan(self.kernel, self.mask, self.sparsifier, device)
 
 
 class Lambda(nn.Module):

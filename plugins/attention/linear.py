@@ -40,6 +40,9 @@ class Linear(Attention):
     def build(self, width: int) -> LinearLayer:
         return LinearLayer(self, width)
 
+    def plan(self, device: str) -> list[str]:
+        return ["sums over sources once; there are no pairs for a kernel to weigh"]
+
 
 class LinearLayer(nn.Module):
     """The module of `Linear`."""

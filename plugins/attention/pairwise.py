@@ -18,7 +18,7 @@ from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
-from plugins.attention._call import Call, prepare
+from plugins.attention._call import Call, plan, prepare
 
 
 @params
@@ -46,6 +46,9 @@ class Pairwise(Attention):
 
     def build(self, width: int) -> PairwiseLayer:
         return PairwiseLayer(self, width)
+
+    def plan(self, device: str) -> list[str]:
+        return plan(self.kernel, self.mask, self.sparsifier, device)
 
 
 class PairwiseLayer(nn.Module):
