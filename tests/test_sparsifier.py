@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from core.kinds import Sparsifier
 from core.testing.draws import close, coins, gradients, law, randn, seeds
 from core.testing.sparsifier import SparsifierLaws, few
 from core.train.schedule import advance
@@ -259,3 +260,38 @@ def test_functional_transforms_see_the_map() -> None:
     jacobian = torch.stack([torch.func.grad(lambda x, i=i: entmax(x, ALL, 1.5)[i])(logits) for i in range(6)])
     s = entmax(logits, ALL, 1.5).sqrt()
     close([jacobian], [s.diag() - torch.outer(s, s) / s.sum()])
+
+
+PIECES = [
+    Softmax(),
+    Entmax(alpha=1.5, temperature=still),
+    Entmax(alpha=2.0, temperature=still),
+    Entmax(alpha=1.2, temperature=warm),
+    TopK(temperature=still),
+    SoftTopK(temperature=still),
+    SigmoidBudget(temperature=still),
+]
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 0), (0, 2, 3, 4), (2, 2, 0, 4), (1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("sparsifier", PIECES, ids=repr)
+def test_nothing_and_one(sparsifier: Sparsifier, shape: tuple) -> None:
+    """No sources, no sets, no queries and a single pair are answered, with a gradient."""
+    logits = randn(0, *shape, dtype=torch.float32).requires_grad_()
+    weights = sparsifier.build(shape[1])(logits, ALL)
+    weights.sum().backward()
+    assert weights.shape == shape
+    assert logits.grad is not None
+    assert torch.equal(weights, torch.ones(shape)) or weights.numel() == 0
+
+
+@pytest.mark.parametrize("sparsifier", PIECES, ids=repr)
+def test_layout_and_the_ends_of_half_precision(sparsifier: Sparsifier) -> None:
+    """Logits that are not contiguous weigh the same; float16 logits at its ends overflow nowhere."""
+    module = sparsifier.build(2)
+    logits = randn(0, 3, 4, 2, 5).transpose(1, 2)
+    close([module(logits, ALL)], [module(logits.contiguous(), ALL)])
+    ends = torch.tensor([[-65504.0, 65504.0, 65504.0]], dtype=torch.float16)
+    weights = module(ends, ALL)
+    assert weights[0, 1] == weights[0, 2] > 0
+    assert abs(float(weights.sum()) - 1.0) < 1e-2

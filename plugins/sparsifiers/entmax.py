@@ -61,7 +61,8 @@ class EntmaxWeights(nn.Module):
                 are +inf share their row.
             visible: bool, broadcastable to the logits, True where the source may be read.
         """
-        return entmax(self.cooling(logits_BHQS), visible, self.alpha())
+        wide_BHQS = logits_BHQS.to(torch.promote_types(logits_BHQS.dtype, torch.float32))
+        return entmax(self.cooling(wide_BHQS), visible, self.alpha()).to(logits_BHQS.dtype)
 
 
 class FixedAlpha(nn.Module):
