@@ -20,6 +20,8 @@ PIECES = [
     ["--attention=softmax", "--ffn=dense", "--path=cond_ot", "--solver=euler"],
     ["--attention=linear", "--gate=elementwise", "--ffn=moe2x1"],
     ["--attention=linear", "--gate=dual"],
+    ["--position=direction_distance", "--mask=neighbours", "--mask.k=3", "--anchor=attention"],
+    ["--attention=differential", "--position=fourier", "--sparsifier=entmax15"],
     ["--residual=layerscale", "--ffn=swiglu"],
     ["--residual=rezero(initial=0.5)", "--ffn=moe4x2(balance=bias,shared=1,capacity=0.8,activation=swiglu)"],
     ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--position_path=cosine(exponent=2)"],

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core.kinds import FFN, Attention, Aux, Card, Encoder, Residual
+from core.kinds import FFN, Attention, Aux, Card, Encoder, Layout, Residual
 from core.train.streams import Dropout
 
 FREQUENCIES = 16
@@ -57,10 +57,12 @@ class Network(nn.Module):
         hidden_BN = hiding(real_BN)
         condition_BD = self.time(torch.cat([_waves(times[m]) for m in MODALITIES], -1))
         x_BND = self.encoder(fields, real_BN).x_BTD
+        # Attention may ask where cells are as far as the noise lets it be known; by default nothing does.
+        layout = Layout(place_BQP=fields["position"])
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            x_BND, aux = block(x_BND, condition_BD, hidden_BN)
+            x_BND, aux = block(x_BND, condition_BD, hidden_BN, layout)
             losses |= {f"{name}/{i}": value for name, value in aux.losses.items()}
             stats |= {f"layer {i}/{name}": value for name, value in aux.stats.items()}
         x_BND = self.norm(x_BND)
@@ -82,10 +84,12 @@ class Block(nn.Module):
         self.residual_attention = residual.build(width)
         self.residual_ffn = residual.build(width)
 
-    def forward(self, x_BND: Tensor, condition_BD: Tensor, real_BN: Tensor | None) -> tuple[Tensor, Aux]:
+    def forward(
+        self, x_BND: Tensor, condition_BD: Tensor, real_BN: Tensor | None, layout: Layout
+    ) -> tuple[Tensor, Aux]:
         steer = self.modulation(nn.functional.silu(condition_BD))[:, None].chunk(6, -1)
         scale_a, shift_a, open_a, scale_f, shift_f, open_f = steer
-        read = self.attention(self.norm_attention(x_BND) * (1 + scale_a) + shift_a, real_BS=real_BN)
+        read = self.attention(self.norm_attention(x_BND) * (1 + scale_a) + shift_a, real_BS=real_BN, layout=layout)
         x_BND = self.residual_attention(x_BND, (1 + open_a) * self.dropout_attention(read))
         thought, aux = self.ffn(self.norm_ffn(x_BND) * (1 + scale_f) + shift_f, real_BN)
         return self.residual_ffn(x_BND, (1 + open_f) * self.dropout_ffn(thought)), aux
