@@ -381,7 +381,7 @@ def test_explain_shows_one_branch(core: Callable) -> None:
     whole = core("explain", "--gate", "headwise").out.splitlines()
     assert [line.split()[0] for line in core("explain", "gate", "--gate", "headwise").out.splitlines()] == [
         "attention.gate",
-        "attention.gate.bias",
+        *(f"attention.gate.{knob}" for knob in ("bias", "weights", "spectral", "spectral_bound", "spectral_weight")),
     ]
     for line in core("explain", "train", "--gate", "headwise").out.splitlines():
         assert line in whole

@@ -129,10 +129,10 @@ def test_a_penalty_reaches_the_loss_that_is_differentiated() -> None:
     words = ("--gate.spectral_bound=0.1", "--gate.spectral_weight=1000")
     plain, limited = trainer(*words), trainer(*words, "--gate.spectral=penalty")
     lists: Sequence[list[dict[str, float]]] = [list(steps(arm, 3)) for arm in (plain, limited)]
-    assert "train/loss/auxiliary/spectral" not in lists[0][0]
+    assert "train/loss/spectral" not in lists[0][0]
     first = lists[1][0]
-    assert first["train/loss"] == pytest.approx(lists[0][0]["train/loss"] + first["train/loss/auxiliary/spectral"])
-    assert lists[1][2]["train/loss/auxiliary/spectral"] < first["train/loss/auxiliary/spectral"]
+    assert first["train/loss"] == pytest.approx(lists[0][0]["train/loss"] + first["train/loss/spectral"])
+    assert lists[1][2]["train/loss/spectral"] < first["train/loss/spectral"]
     norms = [
         float(torch.linalg.matrix_norm(arm.model.get_parameter("blocks.0.attention.gate.weight").detach(), 2))
         for arm in (plain, limited)

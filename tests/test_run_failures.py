@@ -224,7 +224,7 @@ def test_a_stored_run_whose_piece_is_gone_names_the_distribution(
     monkeypatch.chdir(tmp_path)
     assert main(["run", *ARGS, "-o", "run"]) == 0
     parts = tmp_path / "run" / "parts.toml"
-    parts.write_text(parts.read_text().replace('"cellcore/none"', '"acme-gates/swish"'))
+    parts.write_text(parts.read_text().replace('"gate"\nname = "cellcore/none"', '"gate"\nname = "acme-gates/swish"'))
     assert main(["resume", "-q", "run"]) == 2
     said = capsys.readouterr().err
     assert "attention.gate = acme-gates/swish of acme-gates" in said
