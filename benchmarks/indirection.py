@@ -22,6 +22,7 @@ from core.cli.choose import resolve_run
 from core.train.loop import Trainer
 from core.train.streams import Streams
 from plugins.ffn._grouped import fetch, serve, serve_and_combine
+from plugins.ffn._router import LOGIT_LIMIT
 from plugins.losses.distance_mse import _DistanceError
 
 BAR = 1.01
@@ -58,7 +59,7 @@ class Layer(nn.Module):
         read = read * self.gate(h).sigmoid().transpose(1, 2)[..., None]
         x = x + (1 + open_a) * self.output(read.transpose(1, 2).flatten(2))
         h = (F.layer_norm(x, (width,)) * (1 + scale_f) + shift_f).flatten(0, 1)
-        logits = h @ self.router.weight.T
+        logits = (h @ self.router.weight.T).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         top, chosen = logits.topk(TOP, -1)
         flat = chosen.flatten()
         order, counts = flat.argsort(stable=True), torch.bincount(flat, minlength=EXPERTS)
@@ -163,20 +164,21 @@ def main() -> int:
     sizes = trainer.source.describe().sizes
     net = ByHand(sizes["genes"], sizes["dims"], run.system.width, run.system.depth)
     copy_weights(trainer.model, net)
+    optimiser = torch.optim.AdamW(net.parameters())
     batch = trainer.train_split.batch(0, 0)
     expression, place = batch.fields["expression"], batch.fields["position"]
     numbers = {"assembled": 0, "by hand": 0}
 
     def assembled() -> float:
         numbers["assembled"] += 1
-        trainer.model.zero_grad(set_to_none=True)
+        trainer.optimiser.zero_grad(set_to_none=True)
         loss = trainer._forward(batch, numbers["assembled"]).total()
         loss.backward()
         return loss.item()
 
     def by_hand() -> float:
         numbers["by hand"] += 1
-        net.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
         loss = step(net, expression, place, 0, numbers["by hand"], run.system.time)
         loss.backward()
         return loss.item()

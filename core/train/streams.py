@@ -58,7 +58,7 @@ class Streams:
     def reseed(self, model: nn.Module | Mapping[str, Stochastic], step: int) -> None:
         """Put every random module of a model, or those that `stochastic` found in it, at its place for a step."""
         for name, module in (stochastic(model) if isinstance(model, nn.Module) else model).items():
-            module.reseed(stream_seed(f"dropout:{name}", self.seed, step))
+            module.reseed(name, self.seed, step)
 
 
 class Stochastic(nn.Module):
@@ -67,19 +67,21 @@ class Stochastic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._generator = torch.Generator()
-        self._seed: int | None = None
+        self._place: tuple[str, int, int] | None = None
 
-    def reseed(self, seed: int) -> None:
-        """The next draw begins the stream of `seed`; one that never comes costs nothing."""
-        self._seed = seed
+    def reseed(self, name: str, seed: int, step: int) -> None:
+        """The next draw begins the module's stream of this seed and step; one that never comes costs nothing."""
+        # Not by setattr, in which a module first looks through its parameters: there are dozens of these a step.
+        self.__dict__["_place"] = (name, seed, step)
 
     def uniform(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
         """U[0, 1) of a shape on `like`'s device, drawn on the CPU so that devices agree."""
         if like.is_meta:
             return torch.empty(shape, device="meta")
-        if self._seed is not None:
-            self._generator.manual_seed(self._seed)
-            self._seed = None
+        if self._place is not None:
+            name, seed, step = self._place
+            self._generator.manual_seed(stream_seed(f"dropout:{name}", seed, step))
+            self._place = None
         return torch.rand(shape, generator=self._generator).to(like.device)
 
 

@@ -35,15 +35,23 @@ class Call:
     queries: Places
     sources: Places
 
-    def request(self, fused: bool) -> Request:
-        """What a kernel may look at before it says yes or no."""
-        return Request(
-            fused=fused,
+    def kernel(self, asked: Kernel, sparsifier: Sparsifier) -> Kernel:
+        """The kernel that serves this call.
+
+        Raises:
+            ValueError: the one that was asked cannot, with its reason.
+        """
+        request = Request(
+            fused=sparsifier.fused,
             form=self.mask.form,
             padded=self.real_BS is not None,
             bias=self.bias is not None,
             device=self.x_BQD.device.type,
         )
+        try:
+            return asked.plan(request)[0]
+        except ValueError as error:
+            raise ValueError(f"{error}; choose kernel = auto, which finds one that can") from None
 
     def turned(self, position: nn.Module, q_BHQK: Tensor, k_BHSK: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys after the position's `heads`; anchors have no place and stay."""

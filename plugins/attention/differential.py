@@ -108,9 +108,6 @@ class DifferentialLayer(nn.Module):
         is added to the logits of both maps."""
         joined = self.plugin.mask if mask is None else self.plugin.mask & mask
         call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
-        reason = self.plugin.kernel.refuses(call.request(self.plugin.sparsifier.fused))
-        if reason is not None:
-            raise ValueError(f"{reason}; choose kernel = auto, which finds one that can")
         v_BHSK = self._split(self.value(call.sources_BSD))
         read_BHQK = self._read(call, v_BHSK)
         out_BHQK = self.norm(read_BHQK) * (1.0 - self.plugin.initial)
@@ -140,15 +137,13 @@ class DifferentialLayer(nn.Module):
 
     def _read(self, call: Call, v_BHSV: Tensor) -> Tensor:
         """A v, each map through the kernel."""
-        maps = []
+        kernel, maps = call.kernel(self.plugin.kernel, self.plugin.sparsifier), []
         for query, key in ((self.query_1, self.key_1), (self.query_2, self.key_2)):
             q_BHQK = self.query_norm(self._split(query(call.x_BQD)))
             k_BHSK = self.key_norm(self._split(key(call.sources_BSD)))
             q_BHQK, k_BHSK = call.turned(self.position, q_BHQK, k_BHSK)
             maps.append(
-                self.plugin.kernel.attend(
-                    q_BHQK, k_BHSK, v_BHSV, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
-                )
+                kernel.attend(q_BHQK, k_BHSK, v_BHSV, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias)
             )
         return torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype))
 

@@ -100,9 +100,9 @@ class PairwiseLayer(nn.Module):
         """
         joined = self.plugin.mask if mask is None else self.plugin.mask & mask
         call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
-        self._check(call)
+        kernel = call.kernel(self.plugin.kernel, self.plugin.sparsifier)
         q_BHQK, k_BHSK, v_BHSK = self._project(call)
-        out_BHQK = self.plugin.kernel.attend(
+        out_BHQK = kernel.attend(
             q_BHQK, k_BHSK, v_BHSK, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
         )
         gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
@@ -125,11 +125,11 @@ class PairwiseLayer(nn.Module):
         """
         joined = self.plugin.mask if mask is None else self.plugin.mask & mask
         call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
-        self._check(call)
+        kernel = call.kernel(self.plugin.kernel, self.plugin.sparsifier)
         q_BHQK, k_BHSK, v_BHSK = self._project(call)
         unit_SS = torch.eye(v_BHSK.shape[2], dtype=v_BHSK.dtype, device=v_BHSK.device)
         unit_BHSS = unit_SS.expand(*v_BHSK.shape[:2], -1, -1)
-        return self.plugin.kernel.attend(
+        return kernel.attend(
             q_BHQK, k_BHSK, unit_BHSS, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
         )
 
@@ -145,11 +145,6 @@ class PairwiseLayer(nn.Module):
         q_BQHK, k_BSHK = self.query_norm(q_BQHK), self.key_norm(k_BSHK)
         q_BHQK, k_BHSK = call.turned(self.position, q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2))
         return q_BHQK, k_BHSK, v_BSHK.transpose(1, 2)
-
-    def _check(self, call: Call) -> None:
-        reason = self.plugin.kernel.refuses(call.request(self.plugin.sparsifier.fused))
-        if reason is not None:
-            raise ValueError(f"{reason}; choose kernel = auto, which finds one that can")
 
 
 class HeadNorm(nn.Module):
