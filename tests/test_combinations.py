@@ -18,9 +18,10 @@ import attrs
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.config import ConfigError, Layer, resolve
-from core.kinds import Attention, Layout
+from core.kinds import Anchor, Attention, Gate, Layout, Position, Sparsifier
 from core.params import fields, params, slot
 from core.registry import discover
 from core.rows import BUILTIN
@@ -371,6 +372,23 @@ def test_states_are_loaded_and_no_memory_is_needed(case: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("case", few(), ids=spoken)
+def test_closed_forms_are_what_is_counted(case: dict[str, str]) -> None:
+    """Parameters, and FLOPs of a forward pass of two sets, are those of `params` and `flops`."""
+    queries, sources = (70, 90) if case["size"] == "long" else (7, 6)
+    plugin, context_BSD = resolved(case), None
+    with torch.device("meta"):
+        layer = plugin.build(WIDTH).eval()
+        x_BQD = torch.empty(2, queries, WIDTH)
+        if case["call"] == "cross":
+            context_BSD = torch.empty(2, sources, WIDTH)
+        layout = Layout.typical(queries, None if context_BSD is None else sources)
+        with FlopCounterMode(display=False) as counter:
+            layer(x_BQD, context_BSD=context_BSD, layout=layout)
+    assert plugin.params(WIDTH) == sum(p.numel() for p in layer.parameters())
+    assert 2 * plugin.flops(WIDTH, queries, None if context_BSD is None else sources) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("case", few(), ids=spoken)
 def test_half_precision_costs_rounding_only(case: dict[str, str]) -> None:
     """Under autocast to bfloat16 the root mean square error is below 2 % of that of the output in float64; with `topk`,
     whose choice turns over where two logits round to one, that of the median token."""
@@ -395,3 +413,24 @@ def test_what_makes_no_sense_is_refused_with_the_reason() -> None:
         for choice in CHOICES[kind]:
             with pytest.raises(ConfigError, match=r"takes no .*, because "):
                 resolved({"attention": name, kind: choice})
+
+
+@pytest.mark.parametrize("kind", ["gate", "position", "anchor", "sparsifier"])
+def test_pieces_that_say_no_size_are_counted(kind: str) -> None:
+    """What a kind answers for a piece without closed forms is what the built-in pieces say of themselves."""
+    for name in names(kind):
+        plugin = getattr(resolved({"attention": "softmax", kind: name}), kind)
+        counting = {"gate": Gate, "position": Position, "anchor": Anchor, "sparsifier": Sparsifier}[kind]
+        sizes = {"anchor": (WIDTH,), "sparsifier": (HEADS,)}.get(kind, (WIDTH, HEADS, WIDTH // HEADS))
+        assert counting.params(plugin, *sizes) == plugin.params(*sizes)
+        if kind != "sparsifier":
+            assert counting.flops(plugin, *sizes, 5) == plugin.flops(*sizes, 5)
+
+
+@pytest.mark.parametrize("call", CHOICES["call"])
+@pytest.mark.parametrize("attention", [*ATTENTIONS, "linear", "bidirectional linear"])
+def test_attentions_that_say_no_size_are_counted(attention: str, call: str) -> None:
+    """The same of attentions, linear ones too."""
+    plugin, sources = resolved({"attention": attention}), 6 if call == "cross" else None
+    assert Attention.params(plugin, WIDTH) == plugin.params(WIDTH)
+    assert Attention.flops(plugin, WIDTH, 7, sources) == plugin.flops(WIDTH, 7, sources)

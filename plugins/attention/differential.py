@@ -17,8 +17,9 @@ from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
+from plugins.attention import _cost
 from plugins.attention._call import Call, plan, prepare
-from plugins.attention.pairwise import HeadNorm, head_width
+from plugins.attention._heads import HeadNorm, head_width
 
 
 @params
@@ -47,6 +48,13 @@ class Differential(Attention):
 
     def build(self, width: int) -> DifferentialLayer:
         return DifferentialLayer(self, width)
+
+    def params(self, width: int) -> int:
+        # Four vectors of lambda, the norm of what was read, and those of queries and keys, all of the head width.
+        return _cost.params(self, width, maps=2) + (7 if self.qk_norm else 5) * head_width(width, self.heads)
+
+    def flops(self, width: int, queries: int, sources: int | None = None) -> int:
+        return _cost.flops(self, width, queries, sources, maps=2)
 
     def plan(self, device: str) -> list[str]:
         return plan(self.kernel, self.mask, self.sparsifier, device)

@@ -17,7 +17,7 @@ from core.kinds.mask import Layout, Mask
 from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention._call import without_padding
-from plugins.attention.pairwise import head_width
+from plugins.attention._heads import head_width
 
 
 @params
@@ -39,6 +39,15 @@ class Linear(Attention):
 
     def build(self, width: int) -> LinearLayer:
         return LinearLayer(self, width)
+
+    def params(self, width: int) -> int:
+        return 4 * width * (width + 1) + self.gate.params(width, self.heads, head_width(width, self.heads))
+
+    def flops(self, width: int, queries: int, sources: int | None = None) -> int:
+        head, read = head_width(width, self.heads), queries if sources is None else sources
+        total = 2 * queries * width if self.features == "elu" else 0  # the sum of the implied weights
+        sums = 2 * (queries + read) * width * head
+        return 4 * (queries + read) * width**2 + sums + total + self.gate.flops(width, self.heads, head, queries)
 
     def plan(self, device: str) -> list[str]:
         return ["sums over sources once; there are no pairs for a kernel to weigh"]

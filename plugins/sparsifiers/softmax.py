@@ -24,6 +24,9 @@ class Softmax(Sparsifier):
     def build(self, heads: int) -> SoftmaxWeights:
         return SoftmaxWeights()
 
+    def params(self, heads: int) -> int:
+        return 0
+
 
 class SoftmaxWeights(nn.Module):
     """Softmax whose hidden entries are exact zeros; it owns no parameters."""
