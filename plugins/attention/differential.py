@@ -15,6 +15,7 @@ from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
+from core.nn.overflow import saturated
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
 from plugins.attention import _cost
@@ -119,11 +120,11 @@ class DifferentialLayer(nn.Module):
         reason = self.plugin.kernel.refuses(call.request(self.plugin.sparsifier.fused))
         if reason is not None:
             raise ValueError(f"{reason}; choose kernel = auto, which finds one that can")
-        v_BHSK = self._split(self.value(call.sources_BSD))
+        v_BHSK = self._split(saturated(self.value(call.sources_BSD)))
         read_BHQK = self._read(call, v_BHSK)
         out_BHQK = self.norm(read_BHQK) * (1.0 - self.plugin.initial)
         gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
-        return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
+        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
 
     def weights(
         self,
@@ -150,15 +151,15 @@ class DifferentialLayer(nn.Module):
         """A v, each map through the kernel."""
         maps = []
         for query, key in ((self.query_1, self.key_1), (self.query_2, self.key_2)):
-            q_BHQK = self.query_norm(self._split(query(call.x_BQD)))
-            k_BHSK = self.key_norm(self._split(key(call.sources_BSD)))
+            q_BHQK = self.query_norm(self._split(saturated(query(call.x_BQD))))
+            k_BHSK = self.key_norm(self._split(saturated(key(call.sources_BSD))))
             q_BHQK, k_BHSK = call.turned(self.position, q_BHQK, k_BHSK)
             maps.append(
                 self.plugin.kernel.attend(
                     q_BHQK, k_BHSK, v_BHSV, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
                 )
             )
-        return torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype))
+        return saturated(torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype)))
 
     def _split(self, x_BND: Tensor) -> Tensor:
         return x_BND.unflatten(-1, (self.plugin.heads, -1)).transpose(1, 2)

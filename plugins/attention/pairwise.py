@@ -15,6 +15,7 @@ from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
+from core.nn.overflow import saturated
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
 from plugins.attention import _cost
@@ -114,7 +115,7 @@ class PairwiseLayer(nn.Module):
             q_BHQK, k_BHSK, v_BHSK, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
         )
         gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
-        return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
+        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
 
     def weights(
         self,
@@ -147,9 +148,9 @@ class PairwiseLayer(nn.Module):
 
     def _project(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.plugin.heads, -1)
-        q_BQHK = self.query(call.x_BQD).unflatten(-1, heads)
-        k_BSHK = self.key(call.sources_BSD).unflatten(-1, heads)
-        v_BSHK = self.value(call.sources_BSD).unflatten(-1, heads)
+        q_BQHK = saturated(self.query(call.x_BQD)).unflatten(-1, heads)
+        k_BSHK = saturated(self.key(call.sources_BSD)).unflatten(-1, heads)
+        v_BSHK = saturated(self.value(call.sources_BSD)).unflatten(-1, heads)
         q_BQHK, k_BSHK = self.query_norm(q_BQHK), self.key_norm(k_BSHK)
         q_BHQK, k_BHSK = call.turned(self.position, q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2))
         return q_BHQK, k_BHSK, v_BSHK.transpose(1, 2)
