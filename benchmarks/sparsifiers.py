@@ -63,6 +63,7 @@ def report(options: argparse.Namespace) -> None:
         print(f"logits N(0, {deviation**2:g}): milliseconds of CPU, median of {options.repeats}")
         for name, seconds in took.items():
             print(f"  {name:28} {1e3 * seconds:8.1f} = {seconds / took['softmax']:6.2f} x softmax")
+        print(f"softmax with a mask costs {took['softmax, causal'] / took['softmax']:.2f} times softmax without")
         for name, bar in BARS.items():
             difference = float((sides[name](logits_BHQS) - THEIRS[name](logits_BHQS, dim=-1)).abs().max())
             print(ratio_line(f"{name} against the package", took[name], took[f"{name} of the package"], bar))

@@ -83,6 +83,7 @@ ONE = Layout(queries=7, sources=7, apart=False, first=3)
         (WindowAnchor(window=1, anchors=20), APART, lambda q, s: True),
         (CrossOnly(), ONE, lambda q, s: (q < 3) != (s < 3)),
         (CrossOnly(), APART, lambda q, s: True),
+        (CrossOnly(), evolve(APART, first=3), lambda q, s: True),
     ],
     ids=lambda value: str(value) if isinstance(value, Mask) else "",
 )

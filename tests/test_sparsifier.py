@@ -239,10 +239,14 @@ def test_annealing_follows_its_schedule_and_stands_still_in_evaluation() -> None
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("mode", ["fixed", "learned"])
-def test_compiles_whole(mode: str) -> None:
+@pytest.mark.parametrize(
+    "sparsifier",
+    [Softmax(), *(Entmax(alpha=1.5, mode=mode, temperature=still) for mode in ("fixed", "learned"))],
+    ids=["softmax", "fixed", "learned"],
+)
+def test_compiles_whole(sparsifier: Sparsifier) -> None:
     """torch.compile takes the map in one graph, forward and backward, and the numbers stay."""
-    module = Entmax(alpha=1.5, mode=mode, temperature=still).build(2)
+    module = sparsifier.build(2)
     visible = coins(1, 5, 9)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
 

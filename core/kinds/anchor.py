@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from core.kinds.plugin import Plugin
+from core.kinds.size import counted_flops, counted_params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,3 +31,13 @@ class Anchor(Plugin):
 
         `real_BS` is bool, False on padding; None where nothing is padded. A set without real sources gives zeros.
         """
+
+    def params(self, width: int) -> int:
+        """How many parameters the module has that `build(width)` makes; a built-in piece says so in closed form."""
+        return counted_params(lambda: self.build(width))
+
+    def flops(self, width: int, sources: int) -> int:
+        """FLOPs of the matrix products that make the anchors of one set; a multiply-add counts twice."""
+        import torch
+
+        return counted_flops(lambda: self.build(width).eval()(torch.empty(1, sources, width)))

@@ -6,9 +6,10 @@ B batch, Q query and S source tokens, D width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from core.kinds.plugin import Plugin
+from core.kinds.size import counted_flops, counted_params
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Attention(Plugin):
     query neither, as long as it is finite; appended padding changes nothing;
     with a mask that treats all tokens alike, permuting the sources leaves the output as it is; a query that sees
     nothing attends to nothing (all zeros before the output projection); same-named parameters start bit-equal for one
-    seed whatever else the layer owns.
+    seed whatever else the layer owns; `params` and `flops` are what a count of the built layer gives.
     """
 
     KIND: ClassVar[str] = "attention"
@@ -41,6 +42,29 @@ class Attention(Plugin):
             ValueError: the width does not divide into the heads.
         """
 
+    def params(self, width: int) -> int:
+        """How many parameters the layer has that `build(width)` makes; a built-in piece says so in closed form."""
+        return counted_params(lambda: self.build(width))
+
+    def flops(self, width: int, queries: int, sources: int | None = None) -> int:
+        """FLOPs of the matrix products of one forward pass in evaluation over one set; a multiply-add counts twice.
+
+        Pairs are counted as the kernel computes them, hidden ones too where it forms their products. Nothing is counted
+        for what is no product: softmax and its kin, norms, the search of neighbours.
+
+        Args:
+            width: of the tokens.
+            queries: tokens that read.
+            sources: tokens of a context that they read; None: the queries are the sources, and where a layer tells two
+                sides of a sequence apart, the first side is the first half.
+        """
+
+        def run() -> object:
+            layer = self.build(width).eval()
+            return layer(**_typical(width, queries, sources))
+
+        return counted_flops(run)
+
     def plan(self, device: str) -> list[str]:
         """What computes the sum in which case and why the others do not, a line each, for `core explain`.
 
@@ -48,6 +72,16 @@ class Attention(Plugin):
             device: type of the device it would run on.
         """
         return []
+
+
+def _typical(width: int, queries: int, sources: int | None) -> dict[str, Any]:
+    """Arguments of one call of a layer on the meta device, with every fact that a mask or a position may ask for."""
+    import torch
+
+    from core.kinds.mask import Layout
+
+    x_1QD, context_1SD = (None if n is None else torch.empty(1, n, width, device="meta") for n in (queries, sources))
+    return {"x_BQD": x_1QD, "context_BSD": context_1SD, "layout": Layout.typical(queries, sources)}
 
 
 class AttentionLayer(Protocol):

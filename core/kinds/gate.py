@@ -9,6 +9,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from core.kinds.plugin import Plugin
+from core.kinds.size import counted_flops, counted_params
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Gate(Plugin):
 
     Laws (`core.testing.gate.GateLaws`): shape and dtype are kept; scores lie in [0, 1], also for tokens of 1e30; scores
     of 1 leave the input as it is; each token's gate depends on that token alone; the gradient reaches the gate's own
-    parameters; a saved state gives the same gate again.
+    parameters; a saved state gives the same gate again; `params` and `flops` are what a count gives.
     """
 
     KIND: ClassVar[str] = "gate"
@@ -39,6 +40,20 @@ class Gate(Plugin):
         Raises:
             ValueError: the gate cannot scale that many heads.
         """
+
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        """How many parameters the module has that `build` makes; a built-in piece says so in closed form."""
+        return counted_params(lambda: self.build(width, heads, head_width))
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        """FLOPs of the matrix products of gating so many tokens of a set; a multiply-add counts twice."""
+        import torch
+
+        def run() -> object:
+            module = self.build(width, heads, head_width).eval()
+            return module(torch.empty(1, heads, tokens, head_width), torch.empty(1, tokens, width))
+
+        return counted_flops(run)
 
 
 class GateLayer:

@@ -37,7 +37,8 @@ class Kernel(Plugin):
     """One way to compute `sparsify(q k^T / sqrt(K) + bias, visible) v`.
 
     Laws (`core.testing.kernel.KernelLaws`): wherever `refuses` returns None, values and gradients equal the plain
-    reference in float64; a row that sees nothing is zero; hidden sources leak neither value nor gradient.
+    reference in float64; a row that sees nothing is zero; hidden sources leak neither value nor gradient; `pairs` is
+    what a count of its FLOPs gives.
     """
 
     KIND: ClassVar[str] = "kernel"
@@ -58,6 +59,20 @@ class Kernel(Plugin):
         if reason is not None:
             raise ValueError(reason)
         return self, []
+
+    def pairs(self, request: Request, mask: Mask, queries: int, sources: int) -> int:
+        """The pairs of one set whose logits and values it multiplies, hidden ones too where it forms their products.
+
+        Args:
+            request: one that it does not refuse.
+            mask: what `Mask.on` returned.
+            queries: of the call.
+            sources: of the call, anchors included.
+
+        Raises:
+            ValueError: it, or every kernel that it may choose, refuses the request.
+        """
+        return queries * sources
 
     @abstractmethod
     def attend(

@@ -51,6 +51,28 @@ class Layout:
     chance: Callable[[], float] | None = None
     """draws from U[0, 1) in training, each time anew; None in evaluation"""
 
+    @classmethod
+    def typical(cls, queries: int, sources: int | None, anchors: int = 0) -> Layout:
+        """A call over one set as the layer tells it, places on the meta device: enough to say what the call costs.
+
+        Args:
+            queries: tokens that read.
+            sources: tokens of a context; None: the queries are the sources.
+            anchors: extra keys in front of the sources.
+        """
+        import torch
+
+        places = [None if n is None else torch.empty(1, n, 2, device="meta") for n in (queries, sources)]
+        return cls(
+            queries=queries,
+            sources=anchors + (queries if sources is None else sources),
+            apart=sources is not None,
+            anchors=anchors,
+            first=queries // 2,
+            place_BQP=places[0],
+            place_BSP=places[1],
+        )
+
 
 @attrs.frozen(kw_only=True)
 class Band:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import attrs
 
 from core.kinds.plugin import Plugin
+from core.kinds.size import counted_flops, counted_params
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +24,8 @@ class Position(Plugin):
 
     Laws (`core.testing.position.PositionLaws`): shape and dtype are kept; what it does is a function of the places and
     of the configuration, never of earlier calls, of other samples or of how far a sample is padded; padding, whatever
-    its place says, changes nothing of real tokens; queries and sources at one place are treated alike.
+    its place says, changes nothing of real tokens; queries and sources at one place are treated alike; `params` and
+    `flops` are what a count gives.
     """
 
     KIND: ClassVar[str] = "position"
@@ -35,6 +37,24 @@ class Position(Plugin):
         Raises:
             ValueError: the position needs another width.
         """
+
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        """How many parameters the module has that `build` makes; a built-in piece says so in closed form."""
+        return counted_params(lambda: self.build(width, heads, head_width))
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        """FLOPs of the matrix products of `tokens` for one set; turning queries and keys takes none.
+
+        Where a piece gives no closed form, they are those at places in a plane.
+        """
+        import torch
+
+        def run() -> object:
+            module = self.build(width, heads, head_width).eval()
+            places = Places(count=tokens, longest=tokens, place_BNP=torch.empty(1, tokens, 2))
+            return module.tokens(torch.empty(1, tokens, width), places)  # type: ignore[operator]
+
+        return counted_flops(run)
 
 
 @attrs.frozen(kw_only=True, eq=False)

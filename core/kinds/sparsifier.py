@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from core.kinds.plugin import Plugin
+from core.kinds.size import counted_params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +19,8 @@ class Sparsifier(Plugin):
     sees nothing is all 0, never NaN; order of the logits is kept; adding a constant to a row changes nothing; weights
     go with their sources when these change places; infinite logits give finite weights; first and second derivatives
     agree with finite differences in float64, those of parameters as well; half precision costs rounding only, autocast
-    nothing; a state loads into another module; a meta build runs.
+    nothing; a state loads into another module; a meta build runs; `params` is what a count gives, and no matrix product
+    is needed.
     """
 
     KIND: ClassVar[str] = "sparsifier"
@@ -31,3 +33,7 @@ class Sparsifier(Plugin):
 
         The module repeats `fused` as an attribute where it is True: kernels see the module only.
         """
+
+    def params(self, heads: int) -> int:
+        """How many parameters the module has that `build(heads)` makes; a built-in piece says so in closed form."""
+        return counted_params(lambda: self.build(heads))

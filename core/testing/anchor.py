@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.anchor import Anchor
 from core.nn.auxiliary import listen
@@ -136,10 +137,14 @@ class AnchorLaws:
     @law
     @given(data=st.data())
     def test_meta(self, anchor: Drawable[Anchor], data: st.DataObject) -> None:
-        """An anchor builds and runs without memory, and tells its losses."""
+        """An anchor builds and runs without memory, and tells its losses; `params` and `flops` are what is counted."""
+        plugin = drawn(data, anchor)
         with torch.device("meta"), listen():
-            module = drawn(data, anchor).build(6)
-            found = module(torch.empty(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
+            module = plugin.build(6).eval()
+            with FlopCounterMode(display=False) as counter:
+                found = module(torch.empty(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
+        assert plugin.params(6) == sum(p.numel() for p in module.parameters())
+        assert 2 * plugin.flops(6, 5) == counter.get_total_flops()
         assert found.is_meta
         assert found.shape == (2, module.count, 6)
 

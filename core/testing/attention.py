@@ -14,8 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.attention import Attention
+from core.kinds.mask import Layout
 from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
 from core.testing.mask import Table
 from core.train.streams import Streams
@@ -221,6 +223,26 @@ class AttentionLaws:
             out_BQD = layer(torch.empty(2, 3, self.width), context_BSD=torch.empty(2, 5, self.width), real_BS=real_BS)
         assert out_BQD.is_meta
         assert out_BQD.shape == (2, 3, self.width)
+
+    @law
+    @given(data=st.data(), queries=st.integers(1, 80), sources=st.none() | st.integers(1, 80))
+    def test_closed_forms(
+        self, attention: Drawable[Attention], data: st.DataObject, queries: int, sources: int | None
+    ) -> None:
+        """`params` and `flops` are what counters find in a pass without memory, over one set and over two."""
+        plugin = drawn(data, attention)
+        for sets in (1, 2):
+            with torch.device("meta"):
+                layer = plugin.build(self.width).eval()
+                context_BSD = None if sources is None else torch.empty(sets, sources, self.width)
+                with FlopCounterMode(display=False) as counter:
+                    layer(
+                        torch.empty(sets, queries, self.width),
+                        context_BSD=context_BSD,
+                        layout=Layout.typical(queries, sources),
+                    )
+            assert plugin.params(self.width) == sum(p.numel() for p in layer.parameters())
+            assert sets * plugin.flops(self.width, queries, sources) == counter.get_total_flops()
 
     def read(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> Read:
         """A layer of a drawn plugin with drawn numbers of sets and tokens."""

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.gate import Gate, GateLayer
 from core.testing.draws import Drawable, close, drawn, gradients, law, randn, seeds, started
@@ -110,6 +111,18 @@ class GateLaws:
             out = module(torch.empty(n.batch, n.heads, n.queries, n.value), torch.empty(n.batch, n.queries, n.width))
         assert out.is_meta
         assert out.shape == (n.batch, n.heads, n.queries, n.value)
+
+    @law
+    @given(data=st.data())
+    def test_closed_forms(self, gate: Drawable[Gate], data: st.DataObject) -> None:
+        """`params` and `flops` are what counters find, in a pass without memory."""
+        n, plugin = self.drawn_sizes(data), drawn(data, gate)
+        with torch.device("meta"):
+            module = plugin.build(n.width, n.heads, n.value).eval()
+            with FlopCounterMode(display=False) as counter:
+                module(torch.empty(1, n.heads, n.queries, n.value), torch.empty(1, n.queries, n.width))
+        assert plugin.params(n.width, n.heads, n.value) == sum(p.numel() for p in module.parameters())
+        assert plugin.flops(n.width, n.heads, n.value, n.queries) == counter.get_total_flops()
 
     @law
     @given(data=st.data(), seed=seeds)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.kernel import Kernel, Request
 from core.kinds.mask import Band, Banded, Form, Mask
@@ -183,6 +184,22 @@ class KernelLaws:
         found, wanted = [out, *gradients(out, fast)], [truth, *gradients(truth, slow)]
         close([tensor.double() for tensor in found], wanted, tolerance)
         assert (out[~problem.visible_BHQS.any(-1)] == 0).all()
+
+    @law
+    @given(data=st.data(), queries=st.integers(1, 150), sources=st.integers(1, 150), width=st.integers(0, 9))
+    def test_pairs(self, kernel: Drawable[Kernel], data: st.DataObject, queries: int, sources: int, width: int) -> None:
+        """`pairs` is what a count of the products gives: each pair costs one of key width and one of value width."""
+        plugin = drawn(data, kernel)
+        request = data.draw(st.sampled_from([r for r in REQUESTS if plugin.refuses(r) is None and not r.bias]))
+        bands = {"full": Band(), "causal": Band(causal=True), "predicate": Band(causal=True, shift=1)}
+        mask: Mask = Banded(rule=bands.get(request.form, Band(window=width, anchors=1, shift=1)))
+        if request.form == "listed":
+            mask = Lists(torch.empty(1, queries, min(width, sources), dtype=torch.long, device="meta"))
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            q_BHQK, k_BHSK, v_BHSV = (torch.empty(2, 3, n, k) for n, k in ((queries, 4), (sources, 4), (sources, 4)))
+            real_BS = torch.ones(2, sources, dtype=torch.bool) if request.padded else None
+            plugin.attend(q_BHQK, k_BHSK, v_BHSV, mask, Explicit(request.fused), real_BS=real_BS)
+        assert counter.get_total_flops() == 2 * 3 * 2 * (4 + 4) * plugin.pairs(request, mask, queries, sources)
 
     @law
     @given(data=st.data())

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.mask import Layout
 from core.kinds.position import Places, Position, PositionLayer, sides
@@ -117,14 +118,18 @@ class PositionLaws:
     @law
     @given(data=st.data())
     def test_meta(self, position: Drawable[Position], data: st.DataObject) -> None:
-        """It is built and runs on the meta device."""
+        """It is built and runs on the meta device; `params` and `flops` are what is counted there."""
         plugin = drawn(data, position)
-        with torch.device("meta"):
-            layer = cast(PositionLayer, plugin.build(self.heads * self.head_width, self.heads, self.head_width))
+        sizes = self.heads * self.head_width, self.heads, self.head_width
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            module = plugin.build(*sizes)
+            layer = cast(PositionLayer, module)
             x_BND, x_BHNK = torch.empty(2, 5, 8), torch.empty(2, 2, 5, 4)
             places = Places(count=5, place_BNP=torch.empty(2, 5, self.axes), longest=5)
             assert layer.tokens(x_BND, places).shape == x_BND.shape
             assert layer.heads(x_BHNK, places).shape == x_BHNK.shape
+        assert plugin.params(*sizes) == sum(p.numel() for p in module.parameters())
+        assert 2 * plugin.flops(*sizes, 5) == counter.get_total_flops()
 
     def told(self, position: Drawable[Position], data: st.DataObject, seed: int, tokens: int) -> Told:
         """A module with weights that are not at their start, and ragged samples with coordinates."""

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.sparsifier import Sparsifier
 from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
@@ -201,9 +202,13 @@ class SparsifierLaws:
     @few
     @given(data=st.data(), shape=shapes())
     def test_meta(self, sparsifier: Drawable[Sparsifier], data: st.DataObject, shape: tuple) -> None:
-        """A sparsifier builds and runs without memory."""
-        with torch.device("meta"):
-            weights = drawn(data, sparsifier).build(shape[1])(torch.empty(shape), torch.ones(shape, dtype=torch.bool))
+        """A sparsifier builds and runs without memory; it has as many parameters as it says, and needs no product."""
+        plugin = drawn(data, sparsifier)
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            module = plugin.build(shape[1])
+            weights = module(torch.empty(shape), torch.ones(shape, dtype=torch.bool))
+        assert plugin.params(shape[1]) == sum(p.numel() for p in module.parameters())
+        assert counter.get_total_flops() == 0
         assert weights.is_meta
         assert weights.shape == shape
 

@@ -27,6 +27,12 @@ class AttentionAnchors(Anchor):
     def build(self, width: int) -> AttentionAnchorLayer:
         return AttentionAnchorLayer(self, width)
 
+    def params(self, width: int) -> int:
+        return self.count * width
+
+    def flops(self, width: int, sources: int) -> int:
+        return 4 * self.count * sources * width
+
 
 class AttentionAnchorLayer(nn.Module):
     """The module of `AttentionAnchors`: one query an anchor."""

@@ -27,6 +27,12 @@ class ProjectionAnchors(Anchor):
     def build(self, width: int) -> ProjectionAnchorLayer:
         return ProjectionAnchorLayer(self, width)
 
+    def params(self, width: int) -> int:
+        return self.count * width * (width + 1)
+
+    def flops(self, width: int, sources: int) -> int:
+        return 2 * self.count * width**2
+
 
 class ProjectionAnchorLayer(nn.Module):
     """The module of `ProjectionAnchors`."""

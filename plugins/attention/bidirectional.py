@@ -32,6 +32,15 @@ class Bidirectional(Attention):
     def build(self, width: int) -> BidirectionalLayer:
         return BidirectionalLayer(self, width)
 
+    def params(self, width: int) -> int:
+        return (1 if self.shared else 2) * self.inner.params(width)
+
+    def flops(self, width: int, queries: int, sources: int | None = None) -> int:
+        if sources is not None:
+            return self.inner.flops(width, queries, sources)
+        first, second = queries // 2, queries - queries // 2
+        return self.inner.flops(width, first, second) + self.inner.flops(width, second, first)
+
     def plan(self, device: str) -> list[str]:
         return self.inner.plan(device)
 

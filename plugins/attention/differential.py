@@ -15,10 +15,12 @@ from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
+from core.nn.overflow import saturated
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
+from plugins.attention import _cost
 from plugins.attention._call import Call, plan, prepare
-from plugins.attention.pairwise import HeadNorm, head_width
+from plugins.attention._heads import HeadNorm, head_width
 
 
 @params
@@ -47,6 +49,13 @@ class Differential(Attention):
 
     def build(self, width: int) -> DifferentialLayer:
         return DifferentialLayer(self, width)
+
+    def params(self, width: int) -> int:
+        # Four vectors of lambda, the norm of what was read, and those of queries and keys, all of the head width.
+        return _cost.params(self, width, maps=2) + (7 if self.qk_norm else 5) * head_width(width, self.heads)
+
+    def flops(self, width: int, queries: int, sources: int | None = None) -> int:
+        return _cost.flops(self, width, queries, sources, maps=2)
 
     def plan(self, device: str) -> list[str]:
         return plan(self.kernel, self.mask, self.sparsifier, device)
@@ -108,11 +117,11 @@ class DifferentialLayer(nn.Module):
         is added to the logits of both maps."""
         joined = self.plugin.mask if mask is None else self.plugin.mask & mask
         call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
-        v_BHSK = self._split(self.value(call.sources_BSD))
+        v_BHSK = self._split(saturated(self.value(call.sources_BSD)))
         read_BHQK = self._read(call, v_BHSK)
         out_BHQK = self.norm(read_BHQK) * (1.0 - self.plugin.initial)
         gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
-        return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
+        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
 
     def weights(
         self,
@@ -139,13 +148,13 @@ class DifferentialLayer(nn.Module):
         """A v, each map through the kernel."""
         kernel, maps = call.kernel(self.plugin.kernel, self.plugin.sparsifier), []
         for query, key in ((self.query_1, self.key_1), (self.query_2, self.key_2)):
-            q_BHQK = self.query_norm(self._split(query(call.x_BQD)))
-            k_BHSK = self.key_norm(self._split(key(call.sources_BSD)))
+            q_BHQK = self.query_norm(self._split(saturated(query(call.x_BQD))))
+            k_BHSK = self.key_norm(self._split(saturated(key(call.sources_BSD))))
             q_BHQK, k_BHSK = call.turned(self.position, q_BHQK, k_BHSK)
             maps.append(
                 kernel.attend(q_BHQK, k_BHSK, v_BHSV, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias)
             )
-        return torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype))
+        return saturated(torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype)))
 
     def _split(self, x_BND: Tensor) -> Tensor:
         return x_BND.unflatten(-1, (self.plugin.heads, -1)).transpose(1, 2)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from core.kinds.attention import Attention, NoWeights
 from core.kinds.gate import Gate
 from core.kinds.mask import Layout, Mask
+from core.nn.overflow import saturated
 from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention._call import without_padding
-from plugins.attention.pairwise import head_width
+from plugins.attention._heads import head_width
 
 
 @params
@@ -39,6 +40,13 @@ class Linear(Attention):
 
     def build(self, width: int) -> LinearLayer:
         return LinearLayer(self, width)
+
+    def params(self, width: int) -> int:
+        return 4 * width * (width + 1) + self.gate.params(width, self.heads, head_width(width, self.heads))
+
+    def flops(self, width: int, queries: int, sources: int | None = None) -> int:
+        head, read = head_width(width, self.heads), queries if sources is None else sources
+        return 2 * (queries + read) * width * (2 * width + head) + self.gate.flops(width, self.heads, head, queries)
 
     def plan(self, device: str) -> list[str]:
         return ["sums over sources once; there are no pairs for a kernel to weigh"]
@@ -89,13 +97,13 @@ class LinearLayer(nn.Module):
             raise ValueError("linear attention has no logits to add a bias to; choose a pairwise attention")
         x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS, layout)
         heads = (self.plugin.heads, -1)
-        q_BHQK = self.query(x_BQD).unflatten(-1, heads).transpose(1, 2)
-        k_BHSK = self.key(context_BSD).unflatten(-1, heads).transpose(1, 2)
-        v_BHSK = self.value(context_BSD).unflatten(-1, heads).transpose(1, 2)
+        q_BHQK = saturated(self.query(x_BQD)).unflatten(-1, heads).transpose(1, 2)
+        k_BHSK = saturated(self.key(context_BSD)).unflatten(-1, heads).transpose(1, 2)
+        v_BHSK = saturated(self.value(context_BSD)).unflatten(-1, heads).transpose(1, 2)
         real_B1S1 = None if real_BS is None else real_BS[:, None, :, None]
         attend = _softmax_features if self.plugin.features == "softmax" else _elu_features
         gated_BQHK = self.gate(attend(q_BHQK, k_BHSK, v_BHSK, real_B1S1), x_BQD).transpose(1, 2)
-        return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
+        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
 
     def weights(
         self,
@@ -128,9 +136,14 @@ def _softmax_features(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, real_B1S1:
 
 
 def _elu_features(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, real_B1S1: Tensor | None) -> Tensor:
-    q_BHQK, k_BHSK = F.elu(q_BHQK) + 1.0, F.elu(k_BHSK) + 1.0
+    """The sums over sources are divided out before they meet the values, so that half precision holds them too."""
+    wide = torch.promote_types(q_BHQK.dtype, torch.float32)
+    least = torch.finfo(wide).eps
+    k_BHSK = F.elu(k_BHSK.to(wide)) + 1.0
     if real_B1S1 is not None:
         k_BHSK = k_BHSK.masked_fill(~real_B1S1, 0.0)
-    context_BHKK = k_BHSK.transpose(-1, -2) @ v_BHSK
-    total_BHQ1 = q_BHQK @ k_BHSK.sum(dim=2).unsqueeze(-1)
-    return (q_BHQK @ context_BHKK) / total_BHQ1.clamp_min(torch.finfo(total_BHQ1.dtype).eps)
+    total_BH1K = k_BHSK.sum(dim=2, keepdim=True)
+    share_BHSK = (k_BHSK / total_BH1K.clamp_min(least)).to(v_BHSK.dtype)
+    weight_BHQK = (F.elu(q_BHQK.to(wide)) + 1.0) * total_BH1K
+    weight_BHQK = (weight_BHQK / weight_BHQK.sum(-1, keepdim=True).clamp_min(least)).to(v_BHSK.dtype)
+    return weight_BHQK @ (share_BHSK.transpose(-1, -2) @ v_BHSK)

@@ -6,7 +6,6 @@ B batch, Q query and S source tokens, N either, D width, H heads, K head width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.anchor import Anchor
@@ -16,9 +15,12 @@ from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
+from core.nn.overflow import saturated
 from core.params import knob, params, slot
 from core.train.streams import Dropout, Stochastic
+from plugins.attention import _cost
 from plugins.attention._call import Call, plan, prepare
+from plugins.attention._heads import HeadNorm, head_width
 
 
 @params
@@ -46,6 +48,13 @@ class Pairwise(Attention):
 
     def build(self, width: int) -> PairwiseLayer:
         return PairwiseLayer(self, width)
+
+    def params(self, width: int) -> int:
+        norms = 2 * head_width(width, self.heads) if self.qk_norm else 0
+        return _cost.params(self, width, maps=1) + norms
+
+    def flops(self, width: int, queries: int, sources: int | None = None) -> int:
+        return _cost.flops(self, width, queries, sources, maps=1)
 
     def plan(self, device: str) -> list[str]:
         return plan(self.kernel, self.mask, self.sparsifier, device)
@@ -106,7 +115,7 @@ class PairwiseLayer(nn.Module):
             q_BHQK, k_BHSK, v_BHSK, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
         )
         gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
-        return self.dropout(self.output(gated_BQHK.flatten(2))).to(x_BQD.dtype)
+        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
 
     def weights(
         self,
@@ -139,41 +148,9 @@ class PairwiseLayer(nn.Module):
 
     def _project(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.plugin.heads, -1)
-        q_BQHK = self.query(call.x_BQD).unflatten(-1, heads)
-        k_BSHK = self.key(call.sources_BSD).unflatten(-1, heads)
-        v_BSHK = self.value(call.sources_BSD).unflatten(-1, heads)
+        q_BQHK = saturated(self.query(call.x_BQD)).unflatten(-1, heads)
+        k_BSHK = saturated(self.key(call.sources_BSD)).unflatten(-1, heads)
+        v_BSHK = saturated(self.value(call.sources_BSD)).unflatten(-1, heads)
         q_BQHK, k_BSHK = self.query_norm(q_BQHK), self.key_norm(k_BSHK)
         q_BHQK, k_BHSK = call.turned(self.position, q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2))
         return q_BHQK, k_BHSK, v_BSHK.transpose(1, 2)
-
-
-class HeadNorm(nn.Module):
-    """RMS norm over the head width with one learned scale a channel, shared by the heads.
-
-    Computed in float32 or wider and returned in the dtype it was given (Zhang and Sennrich 2019, eq. 4).
-    """
-
-    def __init__(self, head_width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(head_width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Scales start at 1."""
-        nn.init.ones_(self.weight)
-
-    def forward(self, x_BNHK: Tensor) -> Tensor:
-        wide = torch.promote_types(x_BNHK.dtype, torch.float32)
-        return F.rms_norm(x_BNHK.to(wide), self.weight.shape, self.weight.to(wide), eps=1e-6).to(x_BNHK.dtype)
-
-
-def head_width(width: int, heads: int) -> int:
-    """Channels of one head.
-
-    Raises:
-        ValueError: the width does not divide into the heads.
-    """
-    if width % heads:
-        fits = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
-        raise ValueError(f"a width of {width} does not divide into {heads} heads; heads may be {fits}")
-    return width // heads

@@ -44,6 +44,12 @@ class Spectral:
             return weight_RD * (torch.full_like(norm, self.bound) / norm).to(weight_RD.dtype)
         return weight_RD
 
+    def flops(self, width: int, rows: int, tokens: int) -> int:
+        """FLOPs of the matrix products of a gate's map, and of its projection in each forward pass."""
+        small, large = sorted((rows, width))
+        norm = 2 * small**2 * (large + SQUARINGS * small) + 4 * small * large
+        return 2 * tokens * width * rows + (norm if self.mode == "projection" else 0)
+
 
 def spectral_norm(weight_RD: Tensor) -> Tensor:
     """sigma_1 of a matrix, a scalar in float32 or wider, with its gradient; never above the true value.

@@ -30,6 +30,12 @@ class Dual(Gate):
             )
         return DualGate(self.inner.build(width, heads // 2, head_width), heads)
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return self.inner.params(width, heads // 2, head_width)
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return self.inner.flops(width, heads // 2, head_width, tokens)
+
 
 class DualGate(GateLayer, nn.Module):
     """Scales heads 0 .. H/2 - 1 by the inner gate's scores and the others by what these leave."""

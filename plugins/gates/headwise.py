@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.kinds.gate import Gate
 from core.params import knob, params
-from plugins.gates._scores import Start
+from plugins.gates._scores import Start, scores_a_token
 from plugins.gates._spectral import Mode, Spectral
 from plugins.gates.sigmoid import SigmoidGate
 
@@ -24,5 +24,15 @@ class Headwise(Gate):
     spectral_weight: float = knob(0.01, "weight of the penalty's square", ge=0.0)
 
     def build(self, width: int, heads: int, head_width: int) -> SigmoidGate:
-        limit = Spectral(self.spectral, self.spectral_bound, self.spectral_weight)
-        return SigmoidGate("head", width, heads, head_width, bias=self.bias, start=self.weights, limit=limit)
+        return SigmoidGate("head", width, heads, head_width, bias=self.bias, start=self.weights, limit=self.limit)
+
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return scores_a_token("head", heads, head_width) * (width + 1)
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return self.limit.flops(width, scores_a_token("head", heads, head_width), tokens)
+
+    @property
+    def limit(self) -> Spectral:
+        """What the gate does about the spectral norm of its weights."""
+        return Spectral(self.spectral, self.spectral_bound, self.spectral_weight)

@@ -15,6 +15,12 @@ class NoGate(Gate):
     def build(self, width: int, heads: int, head_width: int) -> PassThrough:
         return PassThrough()
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return 0
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return 0
+
 
 class PassThrough(GateLayer, nn.Module):
     """A gate layer without scores and without parameters."""

@@ -35,8 +35,18 @@ class Sigmoid(Gate):
     spectral_weight: float = knob(0.01, "weight of the penalty's square", ge=0.0)
 
     def build(self, width: int, heads: int, head_width: int) -> SigmoidGate:
-        limit = Spectral(self.spectral, self.spectral_bound, self.spectral_weight)
-        return SigmoidGate(self.per, width, heads, head_width, bias=self.bias, start=self.weights, limit=limit)
+        return SigmoidGate(self.per, width, heads, head_width, bias=self.bias, start=self.weights, limit=self.limit)
+
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return scores_a_token(self.per, heads, head_width) * (width + 1)
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return self.limit.flops(width, scores_a_token(self.per, heads, head_width), tokens)
+
+    @property
+    def limit(self) -> Spectral:
+        """What the gate does about the spectral norm of its weights."""
+        return Spectral(self.spectral, self.spectral_bound, self.spectral_weight)
 
 
 class SigmoidGate(GateLayer, nn.Module):

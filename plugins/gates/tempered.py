@@ -52,6 +52,17 @@ class Tempered(Gate):
     def build(self, width: int, heads: int, head_width: int) -> TemperedGate:
         return TemperedGate(self, width, heads, head_width)
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return scores_a_token(self.per, heads, head_width) * (width + 1) + 1
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return self.limit.flops(width, scores_a_token(self.per, heads, head_width), tokens)
+
+    @property
+    def limit(self) -> Spectral:
+        """What the gate does about the spectral norm of its weights."""
+        return Spectral(self.spectral, self.spectral_bound, self.spectral_weight)
+
 
 class TemperedGate(GateLayer, nn.Module):
     """The module of `Tempered`: W (R, D), b (R,) and one temperature for all scores."""
@@ -60,7 +71,7 @@ class TemperedGate(GateLayer, nn.Module):
         super().__init__()
         rows = scores_a_token(plugin.per, heads, head_width)
         self.plugin, self.heads = plugin, heads
-        self.limit = Spectral(plugin.spectral, plugin.spectral_bound, plugin.spectral_weight)
+        self.limit = plugin.limit
         self.weight = nn.Parameter(torch.empty(rows, width))
         self.bias = nn.Parameter(torch.empty(rows))
         self.raw_temperature = nn.Parameter(torch.empty(1))

@@ -37,6 +37,9 @@ class Auto(Kernel):
         kernel, refusals = _choose(request)
         return None if kernel is not None else "; ".join(refusals) or "no kernel is installed"
 
+    def pairs(self, request: Request, mask: Mask, queries: int, sources: int) -> int:
+        return self.plan(request)[0].pairs(request, mask, queries, sources)
+
     def attend(
         self,
         q_BHQK: Tensor,

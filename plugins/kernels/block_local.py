@@ -39,6 +39,12 @@ class BlockLocal(Kernel):
             return f"block_local serves masks of bounded width, and this one is of form {request.form}"
         return "block_local takes no bias: one over all pairs is Q x S already" if request.bias else None
 
+    def pairs(self, request: Request, mask: Mask, queries: int, sources: int) -> int:
+        if not queries or not sources or mask.hull is None:
+            return 0
+        cut = Cut.of(mask.hull, queries, sources)
+        return cut.blocks * cut.block * (cut.anchors + cut.length)
+
     def attend(
         self,
         q_BHQK: Tensor,

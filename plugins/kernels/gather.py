@@ -33,6 +33,9 @@ class Gather(Kernel):
             return f"gather serves masks that list the sources of a query, and this one is of form {request.form}"
         return "gather takes no bias: one over all pairs is Q x S already" if request.bias else None
 
+    def pairs(self, request: Request, mask: Mask, queries: int, sources: int) -> int:
+        return 0 if mask.listed is None else queries * mask.listed.shape[-1]
+
     def attend(
         self,
         q_BHQK: Tensor,

@@ -18,16 +18,16 @@ class CrossOnly(Mask):
     """In one sequence of two sides, query and source are visible to each other where they lie on different sides.
 
     Where the second side begins the data says (`Layout.first`). Of two sequences, which cross attention has, each is a
-    side, and nothing is hidden.
+    side, and nothing is hidden, whatever `first` says of one of them.
     """
 
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
         raise ValueError("cross_only must know where the second side begins; bind it first with on(Layout(first=...))")
 
     def on(self, layout: Layout) -> Mask:
+        if layout.apart:
+            return Banded(rule=Band())
         if layout.first is None:
-            if layout.apart:
-                return Banded(rule=Band())
             raise ValueError(
                 "cross_only must know where the second side begins, and the layout does not say; call the layer with "
                 "layout = Layout(first=...), or with the other side as context_BSD"

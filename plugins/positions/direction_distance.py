@@ -29,6 +29,12 @@ class DirectionDistance(Position):
     def build(self, width: int, heads: int, head_width: int) -> DirectionDistanceLayer:
         return DirectionDistanceLayer(self, width)
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return self.hidden * (self.axes + 2 + width)
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return 2 * tokens * self.hidden * (self.axes + 1 + width)
+
 
 class DirectionDistanceLayer(PositionLayer, nn.Module):
     """The module of `DirectionDistance`."""

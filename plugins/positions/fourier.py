@@ -28,6 +28,12 @@ class Fourier(Position):
     def build(self, width: int, heads: int, head_width: int) -> FourierFeatures:
         return FourierFeatures(self, width)
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return self.features * (self.axes + 2 * width)
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return 2 * tokens * self.features * (self.axes + 2 * width)
+
 
 class FourierFeatures(PositionLayer, nn.Module):
     """The module of `Fourier`."""

@@ -15,6 +15,12 @@ class NoPosition(Position):
     def build(self, width: int, heads: int, head_width: int) -> Nowhere:
         return Nowhere()
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return 0
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return 0
+
 
 class Nowhere(PositionLayer, nn.Module):
     """The module of `NoPosition`."""

@@ -46,6 +46,12 @@ class Rope(Position):
             raise ValueError(f"{self.scaling} scaling needs heads of at least 4 channels, and they are 2 wide")
         return Rotary(self)
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return 0
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return 0
+
 
 class Rotary(PositionLayer, nn.Module):
     """The module of `Rope`; it owns nothing."""

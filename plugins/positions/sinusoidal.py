@@ -23,6 +23,12 @@ class Sinusoidal(Position):
     def build(self, width: int, heads: int, head_width: int) -> Waves:
         return Waves(self)
 
+    def params(self, width: int, heads: int, head_width: int) -> int:
+        return 0
+
+    def flops(self, width: int, heads: int, head_width: int, tokens: int) -> int:
+        return 0
+
 
 class Waves(PositionLayer, nn.Module):
     """The module of `Sinusoidal`."""

@@ -38,6 +38,9 @@ class Entmax(Sparsifier):
     def build(self, heads: int) -> EntmaxWeights:
         return EntmaxWeights(self, heads)
 
+    def params(self, heads: int) -> int:
+        return heads if self.mode == "learned" else 0
+
 
 class EntmaxWeights(nn.Module):
     """The module of `Entmax`."""

@@ -27,6 +27,9 @@ class SigmoidBudget(Sparsifier):
     def build(self, heads: int) -> SigmoidBudgetWeights:
         return SigmoidBudgetWeights(self)
 
+    def params(self, heads: int) -> int:
+        return 0
+
 
 class SigmoidBudgetWeights(nn.Module):
     """The module of `SigmoidBudget`; it owns no parameters."""

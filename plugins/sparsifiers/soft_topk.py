@@ -27,6 +27,9 @@ class SoftTopK(Sparsifier):
     def build(self, heads: int) -> SoftTopKWeights:
         return SoftTopKWeights(self)
 
+    def params(self, heads: int) -> int:
+        return 0
+
 
 class SoftTopKWeights(nn.Module):
     """The module of `SoftTopK`; it owns no parameters."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ class Softmax(Sparsifier):
     def build(self, heads: int) -> SoftmaxWeights:
         return SoftmaxWeights()
 
+    def params(self, heads: int) -> int:
+        return 0
+
 
 class SoftmaxWeights(nn.Module):
     """Softmax whose hidden entries are exact zeros; it owns no parameters."""
@@ -38,8 +41,26 @@ class SoftmaxWeights(nn.Module):
                 ones near the ends of the dtype.
             visible: bool, broadcastable to the logits, True where the source may be read.
         """
-        hidden = ~visible
-        # The lowest finite number, not -inf: a row that sees nothing stays finite in the softmax and in its gradient.
-        ends = torch.finfo(logits_BHQS.dtype)
-        bounded_BHQS = logits_BHQS.clamp(0.5 * ends.min, ends.max).masked_fill(hidden, ends.min)
-        return torch.softmax(bounded_BHQS, dim=-1).masked_fill(hidden, 0.0)
+        weights_BHQS = torch.softmax(_Bounded.apply(logits_BHQS, visible), dim=-1)
+        return weights_BHQS * visible.any(-1, keepdim=True)
+
+
+class _Bounded(torch.autograd.Function):
+    """Visible logits between the ends of the dtype, hidden ones below them all.
+
+    The lowest finite number, not -inf: a row that sees nothing stays finite in the softmax and in its gradient. The
+    gradient passes as it is: that of a weight of 0 is 0 already, and looking twice would cost more than the softmax.
+    """
+
+    @staticmethod
+    def forward(logits: Tensor, visible: Tensor) -> Tensor:
+        ends = torch.finfo(logits.dtype)
+        return torch.where(visible, logits.clamp(0.5 * ends.min, ends.max), ends.min)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None

@@ -26,6 +26,9 @@ class TopK(Sparsifier):
     def build(self, heads: int) -> TopKWeights:
         return TopKWeights(self)
 
+    def params(self, heads: int) -> int:
+        return 0
+
 
 class TopKWeights(nn.Module):
     """The module of `TopK`; it owns no parameters."""

@@ -1,0 +1,39 @@
+"""How a width divides into heads, and the norm within one. N tokens, H heads, K head width."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class HeadNorm(nn.Module):
+    """RMS norm over the head width with one learned scale a channel, shared by the heads.
+
+    Computed in float32 or wider and returned in the dtype it was given (Zhang and Sennrich 2019, eq. 4).
+    """
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(head_width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scales start at 1."""
+        nn.init.ones_(self.weight)
+
+    def forward(self, x_BNHK: Tensor) -> Tensor:
+        wide = torch.promote_types(x_BNHK.dtype, torch.float32)
+        return F.rms_norm(x_BNHK.to(wide), self.weight.shape, self.weight.to(wide), eps=1e-6).to(x_BNHK.dtype)
+
+
+def head_width(width: int, heads: int) -> int:
+    """Channels of one head.
+
+    Raises:
+        ValueError: the width does not divide into the heads.
+    """
+    if width % heads:
+        fits = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
+        raise ValueError(f"a width of {width} does not divide into {heads} heads; heads may be {fits}")
+    return width // heads
