@@ -78,7 +78,8 @@ class Court:
         for laws in LAWS[kind](cls):
             given = samples(strategy, FEW, self.seed) if laws in ONE_BY_ONE else [strategy]
             ids = [f"{i}" for i in range(len(given))]
-            made = type(f"Test{len(self._classes)}", (laws,), {"__module__": laws.__module__})
+            said = {"__module__": laws.__module__, "__repr__": lambda self, laws=laws: laws.__name__}
+            made = type(f"Test{len(self._classes)}", (laws,), said)
             pytest.mark.parametrize(kind, given, ids=ids)(made)
             self._classes[made.__name__] = made
             self._pieces[made] = (kind, name)
