@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,14 +25,14 @@ HELP = """usage: core check KIND NAME [--examples N] [--seed N] [-k TEXT]
 
 Puts a piece to the laws of its kind, with configurations and tensors drawn at random: one line a law, and for a broken
 law the smallest example found and the command that repeats it. A name may set parameters (`moe4x2`, `window(w=3)`);
-what it leaves open is drawn. With KIND alone all pieces of the kind are checked, with --all all that are installed, a
-line each.
+what it leaves open is drawn. A law is REFUSED where the piece raises a ValueError in whatever configuration. With KIND
+alone all pieces of the kind are checked, with --all all that are installed, a line each.
 
   --examples N   examples of each law; by default as many as the law asks for
   --seed N       another seed (default 0): the same seed gives the same examples
   -k TEXT        only laws whose name or sentence has TEXT
 
-Exit status 1 if a law is broken or a piece cannot be checked. Needs the extra `dev`."""
+Exit status 1 if a law is broken or refused, or a piece does not load. Needs the extra `dev`."""
 
 OPTIONS = {"--examples": "examples", "--seed": "seed", "-k": "only"}
 SWITCHES = {"-h": "help", "--help": "help", "--all": "all"}
@@ -92,8 +93,9 @@ def _asked(words: list[str]) -> Asked | None:
         return Asked(tuple((places[0], name) for name in _names(registry, places[0])), False, *rest)
     if len(places) != 2:
         raise UserError(f"usage: core check KIND NAME, or core check --all. Kinds: {', '.join(KINDS)}")
-    registry.find(*places)
-    return Asked(((places[0], places[1]),), True, *rest)
+    kind, name = places
+    registry.find(kind, name)
+    return Asked(((kind, name),), True, *rest)
 
 
 def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -125,63 +127,68 @@ def _one(asked: Asked) -> int:
     kind, name = asked.pieces[0]
     if kind in MORE:
         raise UserError(f"the laws of {kind} need more than a name: {MORE[kind]}")
-    broken: list[str] = []
+    verdicts: list[Verdict] = []
 
     def tell(verdict: Verdict) -> None:
-        print(f"{'ok' if verdict.fault is None else 'BROKEN':6}  {verdict.law}: {verdict.sentence}", flush=True)
+        verdicts.append(verdict)
+        print(f"{_word(verdict):7}  {verdict.law}: {verdict.sentence}", flush=True)
         if verdict.fault is not None:
-            broken.append(verdict.law)
-            print(textwrap.indent(f"{verdict.fault}\nagain: {_again(asked, kind, name, verdict.law)}", "        "))
+            print(textwrap.indent(f"{verdict.fault}\nagain: {_again(asked, kind, name, verdict.law)}", " " * 9))
 
     court = Court(tell, asked.examples, asked.seed, asked.only)
     court.summon(kind, name)
-    count = court.judge()
-    if not count:
+    if not court.judge():
         raise UserError(f"no law of {kind} has {asked.only!r} in its name or sentence")
-    print(f"{kind} {name}: {_laws(count)}, {len(broken)} broken" if broken else f"{kind} {name}: {_laws(count)}, all ok")
-    return 1 if broken else 0
+    print(f"{kind} {name}: {_count(verdicts)}")
+    return 1 if any(verdict.fault is not None for verdict in verdicts) else 0
 
 
 def _many(asked: Asked, registry: Registry) -> int:
     from core.testing.judge import Court
     from core.testing.laws import MORE
 
-    verdicts: dict[tuple[str, str], list[Verdict]] = {}
     wide = max((len(f"{kind} {name}") for kind, name in asked.pieces), default=0)
-    bad = len(registry.broken)
-    for broken in registry.broken:
-        print(f"BROKEN  {broken.origin}: {broken.reason}")
-    checked = 0
+    bad, checked = len(registry.broken), 0
+    for manifest in registry.broken:
+        print(f"BROKEN   {manifest.origin}: {manifest.reason}")
     for kind, name in asked.pieces:
         if kind in MORE:
             continue
         checked += 1
-        told = verdicts.setdefault((kind, name), [])
-        court = Court(told.append, asked.examples, asked.seed, asked.only)
+        verdicts: list[Verdict] = []
+        court = Court(verdicts.append, asked.examples, asked.seed, asked.only)
         try:
             court.summon(kind, name)
         except UserError as error:
             bad += 1
-            print(f"BROKEN  {kind} {name}: {error}", flush=True)
+            print(f"BROKEN   {kind} {name}: {error}", flush=True)
             continue
-        count = court.judge()
-        faults = [verdict for verdict in told if verdict.fault is not None]
+        court.judge()
+        faults = [verdict for verdict in verdicts if verdict.fault is not None]
         bad += bool(faults)
-        print(f"{'BROKEN' if faults else 'ok':6}  {f'{kind} {name}':{wide}}  {_laws(count)}", flush=True)
+        word = next((_word(verdict) for verdict in sorted(faults, key=lambda fault: not fault.tried)), "ok")
+        print(f"{word:7}  {f'{kind} {name}':{wide}}  {_count(verdicts)}", flush=True)
         for fault in faults:
-            print(f"        {fault.law}: {fault.sentence}\n        {_again(asked, kind, name, fault.law)}")
+            print(f"         {fault.law}: {fault.sentence}\n         {_again(asked, kind, name, fault.law)}")
     for kind in dict.fromkeys(kind for kind, _ in asked.pieces if kind in MORE):
         print(f"not checked: {kind}; {MORE[kind]}")
-    print(f"{checked} pieces, {bad} broken" if bad else f"{checked} pieces, all ok")
+    print(f"{checked} piece{'' if checked == 1 else 's'}, {f'{bad} not sound' if bad else 'all sound'}")
     return 1 if bad else 0
 
 
 def _again(asked: Asked, kind: str, name: str, law: str) -> str:
-    from shlex import quote
-
     examples = f" --examples {asked.examples}" if asked.examples else ""
     return f"core check {kind} {quote(name)} -k {law} --seed {asked.seed}{examples}"
 
 
-def _laws(count: int) -> str:
-    return f"{count} law{'' if count == 1 else 's'}"
+def _word(verdict: Verdict) -> str:
+    return "ok" if verdict.fault is None else "BROKEN" if verdict.tried else "REFUSED"
+
+
+def _count(verdicts: list[Verdict]) -> str:
+    """`7 laws, 6 ok, 1 broken`."""
+    words = Counter(_word(verdict).lower() for verdict in verdicts)
+    laws = f"{len(verdicts)} law{'' if len(verdicts) == 1 else 's'}"
+    if words["ok"] == len(verdicts):
+        return f"{laws}, all ok"
+    return ", ".join([laws, *(f"{words[word]} {word}" for word in ("ok", "broken", "refused") if words[word])])

@@ -6,6 +6,7 @@ class TestLinear(AttentionLaws): ...
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar
 
 import attrs
@@ -58,14 +59,14 @@ class Read:
 
     def padded(self, extra: int) -> Read:
         """The same call with more sources, whose content and place are NaN."""
-        batch, sources, width = self.sources_BSD.shape
+        batch, _, width = self.sources_BSD.shape
         longer = self.holding(torch.cat([self.sources_BSD, self.x_BQD.new_full((batch, extra, width), NAN)], dim=1))
-        layout = self.layout
-        place = layout.place_BQP if self.context_BSD is None else layout.place_BSP
+        place = self.layout.place_BQP if self.context_BSD is None else self.layout.place_BSP
         assert place is not None
         place = torch.cat([place, place.new_full((batch, extra, place.shape[-1]), NAN)], dim=1)
-        told = {"place_BQP": place} if self.context_BSD is None else {"place_BSP": place}
-        return attrs.evolve(longer, layout=attrs.evolve(layout, **told))
+        if self.context_BSD is None:
+            return attrs.evolve(longer, layout=attrs.evolve(self.layout, place_BQP=place))
+        return attrs.evolve(longer, layout=attrs.evolve(self.layout, place_BSP=place))
 
     def alone(self, b: int) -> Read:
         """The call of one batch element."""
@@ -92,12 +93,11 @@ class Read:
 class AttentionLaws:
     """Laws of `core.kinds.attention.Attention`; parametrise a subclass over `attention`, a plugin or a strategy.
 
-    Configurations of a strategy that refuse the width, or padding and masks as a kernel chosen by name may, are drawn
-    again.
+    Configurations of a strategy that refuse padding or masks, as a kernel chosen by name may, are drawn again.
     """
 
-    width: ClassVar[int] = 8
-    """the heads of a plugin that stands fixed must divide it"""
+    widths: ClassVar[tuple[int, ...]] = (8, 6, 10, 12, 14, 18, 16, 32, 64)
+    """the first that a plugin takes is that of its tokens"""
 
     @law
     @given(data=st.data(), seed=seeds, cross=st.booleans())
@@ -228,7 +228,8 @@ class AttentionLaws:
 
         Constants are a plugin's own choice (the bias of a gate) and may differ, and so may the scale of what is drawn.
         """
-        arms = [self.built(attention, drawn(data, attention), seed) for _ in range(2)]
+        width, first = self.built(attention, drawn(data, attention), seed, self.widths)
+        arms = [first, self.built(attention, drawn(data, attention), seed, (width,))[1]]
         one, other = (dict(arm.named_parameters()) for arm in arms)
         shared = [
             name
@@ -272,31 +273,36 @@ class AttentionLaws:
             )
             x_BQD, context_BSD = torch.empty(read.x_BQD.shape), torch.empty(read.sources_BSD.shape)
             real_BS = torch.empty(context_BSD.shape[:2], dtype=torch.bool) if padded else None
-            layer = read.plugin.build(self.width)
+            layer = read.plugin.build(x_BQD.shape[-1])
             out_BQD = layer(x_BQD, context_BSD=context_BSD, real_BS=real_BS, layout=told)
         assert out_BQD.is_meta
         assert out_BQD.shape == x_BQD.shape
 
-    def built(self, attention: Drawable[Attention], plugin: Attention, seed: int) -> nn.Module:
-        """The layer of a drawn plugin."""
+    def built(
+        self, attention: Drawable[Attention], plugin: Attention, seed: int, widths: tuple[int, ...]
+    ) -> tuple[int, nn.Module]:
+        """The first width that a drawn plugin takes, and its layer."""
+        for width in widths[:-1]:
+            with contextlib.suppress(ValueError):
+                return width, started(plugin.build(width), seed)
         with refusals(attention):
-            return started(plugin.build(self.width), seed)
+            return widths[-1], started(plugin.build(widths[-1]), seed)
 
     def read(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> Read:
         """A layer of a drawn plugin with drawn numbers of sets and tokens, which all have coordinates."""
         batch, queries = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7))
         plugin = drawn(data, attention)
-        layer = self.built(attention, plugin, seed)
+        width, layer = self.built(attention, plugin, seed, self.widths)
         axes = next((n for n in (p.space() for p in parts(plugin) if isinstance(p, Position)) if n is not None), 2)
         layout = Layout(place_BQP=randn(seed + 4, batch, queries, axes))
         context_BSD = None
         if cross:
             sources = data.draw(st.integers(1, 7))
-            context_BSD = randn(seed + 1, batch, sources, self.width)
+            context_BSD = randn(seed + 1, batch, sources, width)
             layout = attrs.evolve(layout, place_BSP=randn(seed + 5, batch, sources, axes))
         else:
             layout = attrs.evolve(layout, first=data.draw(st.integers(0, queries)))
-        read = Read(plugin, layer, randn(seed + 2, batch, queries, self.width), context_BSD, layout)
+        read = Read(plugin, layer, randn(seed + 2, batch, queries, width), context_BSD, layout)
         with refusals(attention), torch.no_grad():
             shown_QS = torch.ones(queries, read.sources_BSD.shape[1], dtype=torch.bool)
             mask = Table(shown_QS) if plugin.pairs else None

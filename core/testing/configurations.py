@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
-from hypothesis import HealthCheck, Phase, given, reject, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
@@ -22,6 +22,7 @@ from core.errors import UserError
 from core.kinds.plugin import Plugin
 from core.params import Field, fields, is_union
 from core.registry import BUILTIN, Row, installed
+from core.testing.draws import refuse
 
 DEPTH = 2
 """how far below the piece the parameters of other pieces are drawn; further down they keep their defaults"""
@@ -52,8 +53,8 @@ def configurations(draw: st.DrawFn, kind: str, name: str) -> Plugin:
     _choose(draw, found.row, {**flatten(found.row.preset), **found.values}, "", (), values)
     try:
         return resolve_part(kind, name, values)
-    except UserError:
-        return reject()
+    except UserError as error:
+        refuse(error)
 
 
 def samples(strategy: SearchStrategy[Plugin], count: int, start: int = 0) -> list[Plugin]:
@@ -130,8 +131,9 @@ def _fill(
     if chosen is None:
         chosen = field.default if field.default is not None or field.optional else registry.default(field.kind)
         options = _names(field, rows)
-        if options and draw(st.booleans()):
-            chosen = values[path + field.name] = draw(st.sampled_from(options))
+        if bool(options) and draw(st.booleans()):
+            chosen = draw(st.sampled_from(options))
+            values[path + field.name] = chosen
     if not isinstance(chosen, str) or len(rows) > DEPTH:
         return
     try:
@@ -145,11 +147,12 @@ def _fill(
 
 
 def _names(field: Field, rows: tuple[Row, ...]) -> list[str]:
-    """What may fill a slot below these rows."""
+    """What may fill a slot below these rows; no piece stands inside itself."""
     assert field.kind is not None
     registry, own = installed(), rows[0].origin.name
     every = registry.rows(field.kind) + registry.disputed(field.kind)
-    found = [row for row in every if row.origin.name in (BUILTIN, own)]
+    above_it = {row.target for row in rows}
+    found = [row for row in every if row.origin.name in (BUILTIN, own) and row.target not in above_it]
     for above in rows:
         if field.kind in above.accepts:
             found = [row for row in found if row.name in above.accepts[field.kind]]

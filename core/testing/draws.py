@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias, TypeVar, Union
+from contextvars import ContextVar
+from typing import NoReturn, TypeAlias, TypeVar, Union
 
 import attrs
 import torch
@@ -30,14 +31,24 @@ def drawn(data: st.DataObject, plugin: Drawable[P]) -> P:
     return data.draw(plugin) if isinstance(plugin, SearchStrategy) else plugin
 
 
+refused: ContextVar[str] = ContextVar("refused", default="")
+"""what was said the last time that a draw was refused"""
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Take another draw."""
+    refused.set(str(error))
+    reject()
+
+
 @contextmanager
 def refusals(plugin: Drawable[P]) -> Iterator[None]:
     """Take another draw where a plugin of a strategy refuses by a ValueError; one that stands fixed has to serve."""
     try:
         yield
-    except ValueError:
+    except ValueError as error:
         if isinstance(plugin, SearchStrategy):
-            reject()
+            refuse(error)
         raise
 
 

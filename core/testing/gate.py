@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import attrs
 import torch
-from hypothesis import given, reject
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.kinds.gate import Gate, GateLayer
-from core.testing.draws import Drawable, close, drawn, gradients, law, randn, seeds, started
+from core.testing.draws import Drawable, close, drawn, gradients, law, randn, refuse, seeds, started
 
 sizes = st.integers(1, 4)
 widths = st.integers(2, 7)
@@ -138,5 +138,5 @@ class GateLaws:
         n = Sizes(*(data.draw(size) for size in (sizes, sizes, sizes, sizes, widths)))
         try:
             return n, plugin.build(n.width, n.heads, n.value)
-        except ValueError:  # the gate cannot scale that many heads
-            return reject()
+        except ValueError as error:  # the gate cannot scale that many heads
+            refuse(error)

@@ -8,7 +8,7 @@ import os
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from hypothesis.errors import Unsatisfiable
 from core.errors import RunFailed
 from core.registry import installed
 from core.testing.configurations import drawable, samples
+from core.testing.draws import refused
 from core.testing.laws import LAWS, ONE_BY_ONE
 
 FEW = 4
@@ -50,6 +51,8 @@ class Verdict:
     """what it states"""
     fault: str | None
     """None where it holds; else what went wrong, where, and the smallest example found"""
+    tried: bool = True
+    """False where all that was drawn was refused, which `fault` tells"""
 
 
 @attrs.define
@@ -65,8 +68,9 @@ class Court:
     _classes: dict[str, type] = attrs.field(factory=dict)
     _pieces: dict[type, tuple[str, str]] = attrs.field(factory=dict)
     _left: Counter[tuple[type, str]] = attrs.field(factory=Counter)
-    _faults: dict[tuple[type, str], str] = attrs.field(factory=dict)
+    _faults: dict[tuple[type, str], BaseException] = attrs.field(factory=dict)
     _kept: list[tuple[Any, Any, Any]] = attrs.field(factory=list)
+    _interrupted: bool = False
 
     def summon(self, kind: str, name: str) -> None:
         """Add a piece.
@@ -104,7 +108,7 @@ class Court:
                     setattr(function, SETTINGS, former)
                     setattr(function, SEED, seed)
                 self._kept.clear()
-        if code == pytest.ExitCode.INTERRUPTED:
+        if self._interrupted:
             raise KeyboardInterrupt
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
             raise RunFailed(f"pytest ended with {code!r}: {said.getvalue().strip()}")
@@ -154,12 +158,18 @@ class Court:
         """Keep the first fault of a law, and tell its verdict when its last trial is over."""
         place = _place(item)
         if call.excinfo is not None:
-            self._faults.setdefault(place, _told(call.excinfo.value))
+            self._faults.setdefault(place, call.excinfo.value)
         if call.when == "teardown":
             self._left[place] -= 1
             if self._left[place] == 0:
                 kind, name = self._pieces[place[0]]
-                self.tell(Verdict(kind, name, place[1], _sentence(item), self._faults.get(place)))
+                error = self._faults.get(place)
+                fault, tried = None if error is None else _told(error), not isinstance(error, Unsatisfiable)
+                self.tell(Verdict(kind, name, place[1], _sentence(item), fault, tried))
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo) -> None:
+        """Tell an interrupt by the user from pytest's own, which has the same exit status."""
+        self._interrupted = type(excinfo.value) is KeyboardInterrupt
 
 
 def _place(item: pytest.Item) -> tuple[type, str]:
@@ -173,7 +183,7 @@ def _sentence(item: pytest.Item) -> str:
 def _told(error: BaseException) -> str:
     """What failed and where, then the example that Hypothesis shrank it to."""
     if isinstance(error, Unsatisfiable):
-        return "nothing could be tried: every configuration and size that was drawn was refused with a ValueError"
+        return f"nothing could be tried, as all that was drawn was refused, the last time so: {refused.get()}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _ours(frame.filename)]
     lines = [f"{_short(frame.filename)}:{frame.lineno}: {frame.line}" for frame in frames[-1:]]
     text = str(error).strip()

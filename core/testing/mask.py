@@ -102,7 +102,7 @@ def within_band(band: Band, queries: int, sources: int) -> Tensor:
 
 def _anchors(data: st.DataObject, *plugins: Mask) -> int:
     """A number of extra keys in front that all of some masks allow."""
-    own = {plugin.own_anchors for plugin in plugins} - {None}
+    own = {n for n in (plugin.own_anchors for plugin in plugins) if n is not None}
     return data.draw(st.sampled_from([0, 0, 2] if not own else [0, *own] if len(own) == 1 else [0]))
 
 
