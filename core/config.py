@@ -83,8 +83,8 @@ class Resolved:
         return {path: s for path, s in self.settings.items() if s.field.role == "slot"}
 
 
-def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = None) -> Resolved:
-    """Resolve `root`, a `@params` class, from layers given lowest first.
+def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = None, row: Row | None = None) -> Resolved:
+    """Resolve `root`, a `@params` class, from layers given lowest first; `row` is what it stands for, if anything.
 
     Raises:
         ConfigError: every mistake found, a line each.
@@ -100,7 +100,7 @@ def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = Non
         layers = renamed
     attempt.judge_leftovers()
     resolved = Resolved(root=tree, settings=attempt.settings, notes=tuple(dict.fromkeys(attempt.notes)))
-    errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings)))
+    errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings, row)))
     if errors:
         more = [f"and {len(errors) - TOLD} more mistakes"] if len(errors) > TOLD else []
         raise ConfigError("\n".join(errors[:TOLD] + more))
@@ -113,7 +113,7 @@ def resolve_part(kind: str, name: str, values: Mapping[str, Any]) -> Any:
     found = registry.find(kind, name)
     where = f"{kind} {name}"
     given = {k: (v, where) for k, v in {**_flat(found.row.preset), **found.values, **values}.items()}
-    return resolve(found.row.load(), [Layer(where, given)], registry).root
+    return resolve(found.row.load(), [Layer(where, given)], registry, found.row).root
 
 
 class _Attempt:

@@ -92,14 +92,10 @@ class TestPairwise(AttentionLaws):
 class TestLocal(AttentionLaws):
     """The laws of attention under masks with local structure."""
 
-    alike = False
-
 
 @pytest.mark.parametrize("attention", [linears], ids=["linear"])
 class TestLinear(AttentionLaws):
     """The laws of attention for linear attention, which hides no pairs."""
-
-    pairs = False
 
 
 def by_hand(layer: nn.Module, x_BQD: Tensor, context_BSD: Tensor | None, real_BS: Tensor | None) -> Tensor:

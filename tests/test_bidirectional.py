@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from core.kinds import NoWeights
 from core.kinds.mask import Layout
+from core.testing.attention import AttentionLaws
 from core.testing.draws import close, coins, gradients, law, randn, seeds, started
 from core.testing.mask import Table
 from plugins.attention.bidirectional import Bidirectional
@@ -31,6 +32,12 @@ def plain(**given: object) -> Pairwise:
 inners = st.sampled_from([plain(), plain(position=Rope(origin="centre")), plain(mask=Window(w=1, coord="aligned")),
                           Linear(heads=2, gate=NoGate())])  # fmt: skip
 sides = st.integers(1, 5)
+both = st.builds(Bidirectional, inner=inners, shared=st.booleans())
+
+
+@pytest.mark.parametrize("attention", [both], ids=["bidirectional"])
+class TestBidirectional(AttentionLaws):
+    """The laws of attention."""
 
 
 @law

@@ -178,3 +178,13 @@ def test_rope_in_attention_turns_queries_and_keys(seed: int, cross: bool) -> Non
     close([at(37.0)], [at(0.0)], 1e-8)
     if cross:
         assert not torch.allclose(at(1.0, only=True), at(0.0))
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_anchors_of_nothing_are_not_seen(told: bool) -> None:
+    """Without any source, said to be none or not, what comes out is what blind queries read."""
+    layer = started(made(Pairwise, anchor=AttentionAnchors(count=2)).build(8), 0)
+    x_BQD, nothing_BSD = randn(1, 2, 3, 8), randn(2, 2, 0, 8)
+    real_BS = torch.zeros(2, 0, dtype=torch.bool) if told else None
+    found = layer(x_BQD, context_BSD=nothing_BSD, real_BS=real_BS)
+    close([found], [layer.output(torch.zeros_like(x_BQD))])

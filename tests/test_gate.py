@@ -46,19 +46,11 @@ FUSING = [Dual(inner=Tempered()), Dual(inner=Sigmoid(per="head")), Dual(inner=No
 
 @pytest.mark.parametrize(
     "gate",
-    [NoGate(), st.builds(Headwise, **COMMON), st.builds(Elementwise, **COMMON), SIGMOIDS],
-    ids=["none", "headwise", "elementwise", "sigmoid"],
+    [NoGate(), st.builds(Headwise, **COMMON), st.builds(Elementwise, **COMMON), SIGMOIDS, TEMPERED, DUALS],
+    ids=["none", "headwise", "elementwise", "sigmoid", "tempered", "dual"],
 )
 class TestGates(GateLaws):
     """The laws of gates."""
-
-
-@pytest.mark.parametrize("gate", [TEMPERED, DUALS], ids=["tempered", "dual"])
-class TestGatesOfSeveralChannels(GateLaws):
-    """The laws of gates, for those that normalise over channels or halve the heads."""
-
-    heads = st.sampled_from([2, 4])
-    width = st.integers(2, 4)
 
 
 @law

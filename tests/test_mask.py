@@ -32,23 +32,17 @@ coords = st.sampled_from(["same", "aligned", "concat"])
 windows = st.builds(Window, w=widths, coord=coords) | st.builds(WindowCausal, w=widths, coord=coords)
 block_causals = st.builds(BlockCausal, block=st.integers(1, 6))
 neighbours = st.builds(Neighbours, k=st.integers(1, 5))
-plain = windows | block_causals | neighbours | st.sampled_from([Full(), Causal(), CrossOnly()])
+anchored = st.builds(WindowAnchor, window=widths, anchors=st.integers(0, 3))
+plain = windows | block_causals | neighbours | anchored | st.sampled_from([Full(), Causal(), CrossOnly()])
 fallbacks = st.builds(FullFallback, p=st.sampled_from([0.0, 0.5, 1.0]), mask=plain)
 
 
 @pytest.mark.parametrize(
-    "mask", [Full(), Causal(), CrossOnly(), windows, block_causals, neighbours, fallbacks],
-    ids=["full", "causal", "cross_only", "windows", "block_causal", "neighbours", "full_fallback"],
+    "mask", [Full(), Causal(), CrossOnly(), windows, block_causals, neighbours, anchored, fallbacks],
+    ids=["full", "causal", "cross_only", "windows", "block_causal", "neighbours", "window_anchor", "full_fallback"],
 )  # fmt: skip
 class TestMasks(MaskLaws):
     """The laws of masks."""
-
-
-@pytest.mark.parametrize("mask", [st.builds(WindowAnchor, window=widths, anchors=st.just(2))], ids=["window_anchor"])
-class TestOwnAnchors(MaskLaws):
-    """The laws of masks for one that brings its anchors."""
-
-    own_anchors = True
 
 
 def table(layout: Layout, rule: Callable[[int, int], bool]) -> Tensor:

@@ -54,6 +54,16 @@ def test_softmax_leaves_every_visible_source_some_weight() -> None:
     torch.testing.assert_close(weights[1:3] / weights[:2], torch.full((2,), 2.718281828459045, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("temperature", [Temperature(start=0.5, end=0.5), Temperature(start=0.1, end=2.0)], ids=repr)
+def test_a_finite_logit_is_no_hidden_one(temperature: Temperature) -> None:
+    """Division by a temperature below 1 leaves the least finite logit finite: alone in its row it takes all."""
+    least = torch.full((1, 1, 1, 1), torch.finfo(torch.float32).min)
+    for alpha in (1.5, 1.7, 2.0):
+        weigh = Entmax(alpha=alpha, temperature=temperature).build(heads=1)
+        assert weigh(least, torch.tensor([True])).item() == 1.0
+        assert weigh(torch.full_like(least, -torch.inf), torch.tensor([True])).item() == 0.0
+
+
 def test_softmax_hides_nan() -> None:
     """A hidden logit of NaN is as good as any other, in value and gradient."""
     logits = torch.tensor([[[[0.3, float("nan"), -1.0]]]], requires_grad=True)

@@ -16,6 +16,7 @@ VERBS = {
     "report": "draw the report of a run anew",
     "list": "the pieces that are installed, by kind",
     "show": "one piece: its parameters, defaults and source",
+    "check": "does a piece obey the laws of its kind?",
     "explain": "the resolved configuration, and where each value comes from",
     "doctor": "versions, device, broken or shadowed plugins",
 }

@@ -33,6 +33,10 @@ class Attention(Plugin):
     """
 
     KIND: ClassVar[str] = "attention"
+    pairs: ClassVar[bool] = True
+    """whether it takes a mask over pairs; one that does not refuses it"""
+    ordered: ClassVar[bool] = False
+    """whether the order of the sources matters, apart from what masks and positions in its slots make of it"""
 
     @abstractmethod
     def build(self, width: int) -> nn.Module:

@@ -31,6 +31,8 @@ class FFN(Plugin):
     """
 
     KIND: ClassVar[str] = "ffn"
+    routed: ClassVar[bool] = False
+    """whether it sends each token to `top_k` of its `experts` and tells their `load`"""
 
     @abstractmethod
     def build(self, width: int) -> nn.Module:

@@ -146,6 +146,10 @@ class SampleLoss(Loss):
 
     reads = "samples"
 
+    def enough(self) -> int:
+        """How many rows a group must have on both sides to count."""
+        return 1
+
     @abstractmethod
     def __call__(
         self, predicted_NF: Tensor, target_MF: Tensor, predicted_group_N: Tensor, target_group_M: Tensor

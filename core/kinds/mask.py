@@ -131,6 +131,13 @@ class Mask(Plugin):
     """
 
     KIND: ClassVar[str] = "mask"
+    ordered: ClassVar[bool] = True
+    """whether it tells tokens apart by where they stand"""
+
+    @property
+    def own_anchors(self) -> int | None:
+        """How many sources in front it shows to all by its own account; None: as many as the layout says."""
+        return None
 
     @abstractmethod
     def sees(self, q: Tensor, s: Tensor) -> Tensor:

@@ -29,6 +29,12 @@ class Position(Plugin):
     """
 
     KIND: ClassVar[str] = "position"
+    ordered: ClassVar[bool] = True
+    """whether it tells tokens apart by where they stand"""
+
+    def space(self) -> int | None:
+        """How many axes the coordinates of the tokens must have; None: any number."""
+        return None
 
     @abstractmethod
     def build(self, width: int, heads: int, head_width: int) -> nn.Module:

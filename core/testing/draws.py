@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias, TypeVar, Union
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NoReturn, TypeAlias, TypeVar, Union
 
+import attrs
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, reject, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
+from core.kinds.plugin import Plugin
 from core.train.streams import Streams
 
 P = TypeVar("P")
@@ -25,6 +29,37 @@ seeds = st.integers(0, 2**32)
 def drawn(data: st.DataObject, plugin: Drawable[P]) -> P:
     """A plugin as it stands, or one drawn from a strategy of plugins."""
     return data.draw(plugin) if isinstance(plugin, SearchStrategy) else plugin
+
+
+refused: ContextVar[str] = ContextVar("refused", default="")
+"""what was said the last time that a draw was refused"""
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Take another draw."""
+    refused.set(str(error))
+    reject()
+
+
+@contextmanager
+def refusals(plugin: Drawable[P]) -> Iterator[None]:
+    """Take another draw where a plugin of a strategy refuses by a ValueError; one that stands fixed has to serve."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(plugin, SearchStrategy):
+            refuse(error)
+        raise
+
+
+def parts(plugin: Plugin) -> Iterator[Plugin]:
+    """A plugin and all that fill its slots, at any depth."""
+    yield plugin
+    for field in attrs.fields(type(plugin)):  # type: ignore[arg-type]
+        inside = getattr(plugin, field.name)
+        for part in inside if isinstance(inside, tuple) else (inside,):
+            if isinstance(part, Plugin):
+                yield from parts(part)
 
 
 def randn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.gate import Gate, GateLayer
-from core.testing.draws import Drawable, close, drawn, gradients, law, randn, seeds, started
+from core.testing.draws import Drawable, close, drawn, gradients, law, randn, refuse, seeds, started
 
 sizes = st.integers(1, 4)
+widths = st.integers(2, 7)
+"""a matrix of one number that is projected onto a norm has no slope left"""
 
 
 @attrs.frozen
@@ -43,16 +45,8 @@ class Gated:
 class GateLaws:
     """Laws of `core.kinds.gate.Gate`; parametrise a subclass over `gate`, a plugin or a strategy of plugins.
 
-    A subclass for gates that need an even number of heads, or more than one channel, says so by `heads` and `width`.
+    Numbers of heads that a gate refuses to scale are drawn again.
     """
-
-    heads: st.SearchStrategy[int] = sizes
-    # A matrix of one number that is projected onto a norm has no slope left.
-    width: st.SearchStrategy[int] = st.integers(2, 7)
-
-    def drawn_sizes(self, data: st.DataObject) -> Sizes:
-        """Sizes that the gates of this class can take."""
-        return Sizes(*(data.draw(size) for size in (sizes, sizes, self.heads, sizes, self.width)))
 
     @law
     @given(data=st.data(), seed=seeds)
@@ -105,9 +99,8 @@ class GateLaws:
     @given(data=st.data())
     def test_meta(self, gate: Drawable[Gate], data: st.DataObject) -> None:
         """A gate builds and runs without memory."""
-        n = self.drawn_sizes(data)
         with torch.device("meta"):
-            module = drawn(data, gate).build(n.width, n.heads, n.value)
+            n, module = self._built(drawn(data, gate), data)
             out = module(torch.empty(n.batch, n.heads, n.queries, n.value), torch.empty(n.batch, n.queries, n.width))
         assert out.is_meta
         assert out.shape == (n.batch, n.heads, n.queries, n.value)
@@ -146,10 +139,17 @@ class GateLaws:
 
     def _gated(self, gate: Drawable[Gate], data: st.DataObject, seed: int, dtype: torch.dtype = torch.float64) -> Gated:
         """A gate as training may have left it: a start at zero, which some have, hides what its parameters do."""
-        n = self.drawn_sizes(data)
-        module = started(drawn(data, gate).build(n.width, n.heads, n.value), seed, dtype)
+        n, module = self._built(drawn(data, gate), data)
+        module = started(module, seed, dtype)
         with torch.no_grad():
             for i, parameter in enumerate(module.parameters()):
                 parameter.add_(0.5 * randn(seed + 3 + i, *parameter.shape, dtype=dtype))
         out_BHQV = randn(seed + 1, n.batch, n.heads, n.queries, n.value, dtype=dtype)
         return Gated(module, randn(seed + 2, n.batch, n.queries, n.width, dtype=dtype), out_BHQV, n)
+
+    def _built(self, plugin: Gate, data: st.DataObject) -> tuple[Sizes, nn.Module]:
+        n = Sizes(*(data.draw(size) for size in (sizes, sizes, sizes, sizes, widths)))
+        try:
+            return n, plugin.build(n.width, n.heads, n.value)
+        except ValueError as error:  # the gate cannot scale that many heads
+            refuse(error)

@@ -463,8 +463,8 @@ class SampleLossLaws(LossFamilyLaws):
     """Laws of `core.kinds.loss.SampleLoss`; parametrise a subclass over `loss`."""
 
     width: ClassVar[int] = 3
-    enough: ClassVar[int] = 6
-    """rows on each side with which a group counts"""
+    rows: ClassVar[int] = 6
+    """on each side of a group, where the loss does not ask for more"""
 
     def draw(self, loss: Loss, seed: int, count: int) -> Drawn:
         return self.case(*self.arrays(seed, 4 * count, 3))
@@ -519,8 +519,9 @@ class SampleLossLaws(LossFamilyLaws):
     def test_constant_target(self, loss: Drawable[SampleLoss], data: st.DataObject, seed: int) -> None:
         """The gradient reaches the prediction alone."""
         plugin = drawn(data, loss)
-        x_NF, y_MF = (randn(seed + i, self.enough, self.width).requires_grad_() for i in range(2))
-        one = torch.zeros(self.enough, dtype=torch.long)
+        rows = max(self.rows, plugin.enough())
+        x_NF, y_MF = (randn(seed + i, rows, self.width).requires_grad_() for i in range(2))
+        one = torch.zeros(rows, dtype=torch.long)
         torch.stack([*plugin(x_NF, y_MF, one, one).values()]).sum().backward()
         assert x_NF.grad is not None
         assert (x_NF.grad != 0).any()
@@ -531,8 +532,9 @@ class SampleLossLaws(LossFamilyLaws):
     def test_groups_apart(self, loss: Drawable[SampleLoss], data: st.DataObject, seed: int) -> None:
         """A batch scores the mean of its groups alone, and a group without a counterpart adds nothing."""
         plugin = drawn(data, loss)
-        x_NF, y_MF = (randn(seed + i, 3 * self.enough, self.width) for i in range(2))
-        third = torch.arange(3).repeat_interleave(self.enough)
+        rows = max(self.rows, plugin.enough())
+        x_NF, y_MF = (randn(seed + i, 3 * rows, self.width) for i in range(2))
+        third = torch.arange(3).repeat_interleave(rows)
         parts = [third == c for c in range(2)]
         alone = [self.case(x_NF[p], y_MF[p], third[p], third[p]).terms(plugin) for p in parts]
         both = self.case(x_NF, y_MF, third, torch.where(third == 2, 5, third)).terms(plugin)
@@ -544,8 +546,9 @@ class SampleLossLaws(LossFamilyLaws):
     def test_shift(self, loss: Drawable[SampleLoss], data: st.DataObject, seed: int) -> None:
         """A far shift of the prediction costs more than none; moving both samples together costs nothing."""
         plugin = drawn(data, loss)
-        x_NF, y_MF = (randn(seed + i, self.enough, self.width) for i in range(2))
-        one = torch.zeros(self.enough, dtype=torch.long)
+        rows = max(self.rows, plugin.enough())
+        x_NF, y_MF = (randn(seed + i, rows, self.width) for i in range(2))
+        one = torch.zeros(rows, dtype=torch.long)
         plain, far, both = (plugin(x_NF + a, y_MF + b, one, one) for a, b in ((0.0, 0.0), (30.0, 0.0), (30.0, 30.0)))
         assert all(far[name] > plain[name] for name in plain)
         close([both[name] for name in plain], [*plain.values()])
@@ -555,9 +558,10 @@ class SampleLossLaws(LossFamilyLaws):
     def test_equal_rows(self, loss: Drawable[SampleLoss], data: st.DataObject, seed: int) -> None:
         """Rows that are all equal, or drawn twice, give finite values and gradients."""
         plugin = drawn(data, loss)
-        one = torch.zeros(self.enough, dtype=torch.long)
-        same_MF = randn(seed, 1, self.width).repeat(self.enough, 1)
-        twice_NF = randn(seed + 1, self.enough // 2, self.width).repeat(2, 1)
+        rows = max(self.rows, plugin.enough())
+        one = torch.zeros(rows, dtype=torch.long)
+        same_MF = randn(seed, 1, self.width).repeat(rows, 1)
+        twice_NF = randn(seed + 1, rows // 2 + 1, self.width).repeat(2, 1)[:rows]
         for x_NF, y_MF in ((twice_NF, same_MF), (same_MF, same_MF), (same_MF, twice_NF)):
             assert all(torch.isfinite(x).all() for x in self.case(x_NF, y_MF, one, one).outcome(plugin))
 

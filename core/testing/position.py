@@ -52,7 +52,7 @@ class PositionLaws:
     heads: ClassVar[int] = 2
     head_width: ClassVar[int] = 4
     axes: ClassVar[int] = 2
-    """axes of the coordinates that are drawn"""
+    """axes of the coordinates that are drawn, where the position does not ask for another number"""
 
     @law
     @given(data=st.data(), seed=seeds, tokens=counts, extra=counts)
@@ -125,7 +125,7 @@ class PositionLaws:
             module = plugin.build(*sizes)
             layer = cast(PositionLayer, module)
             x_BND, x_BHNK = torch.empty(2, 5, 8), torch.empty(2, 2, 5, 4)
-            places = Places(count=5, place_BNP=torch.empty(2, 5, self.axes), longest=5)
+            places = Places(count=5, place_BNP=torch.empty(2, 5, plugin.space() or self.axes), longest=5)
             assert layer.tokens(x_BND, places).shape == x_BND.shape
             assert layer.heads(x_BHNK, places).shape == x_BHNK.shape
         assert plugin.params(*sizes) == sum(p.numel() for p in module.parameters())
@@ -134,7 +134,8 @@ class PositionLaws:
     def told(self, position: Drawable[Position], data: st.DataObject, seed: int, tokens: int) -> Told:
         """A module with weights that are not at their start, and ragged samples with coordinates."""
         width, batch = self.heads * self.head_width, 3
-        module = started(drawn(data, position).build(width, self.heads, self.head_width), seed)
+        plugin = drawn(data, position)
+        module = started(plugin.build(width, self.heads, self.head_width), seed)
         for i, parameter in enumerate(module.parameters()):
             parameter.data += 0.3 * randn(seed + i, *parameter.shape)
         lengths = torch.randint(1, tokens + 1, (batch, 1), generator=torch.Generator().manual_seed(seed))
@@ -145,7 +146,7 @@ class PositionLaws:
             apart=False,
             real_BQ=real_BN,
             real_BS=real_BN,
-            place_BQP=3 * randn(seed + 7, batch, tokens, self.axes),
+            place_BQP=3 * randn(seed + 7, batch, tokens, plugin.space() or self.axes),
         )
         x_BND = randn(seed + 8, batch, tokens, width)
         return Told(module, layout, x_BND, x_BND.unflatten(-1, (self.heads, -1)).transpose(1, 2))

@@ -112,6 +112,8 @@ def prepare(
     else:
         placed_BSD = position.tokens(sources_BSD, sources)
     if anchor is not None:
+        if sources_BSD.shape[1] == 0 and real_BS is None:
+            real_BS = sources_BSD.new_zeros(len(x_BQD), 0, dtype=torch.bool)  # anchors of nothing are hidden as well
         # Made of the bare sources: an anchor stands for all of them and has no place.
         placed_BSD = torch.cat([anchor(sources_BSD, real_BS), placed_BSD], dim=1)
         told = attrs.evolve(told, sources=told.sources + count, anchors=count)

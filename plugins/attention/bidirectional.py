@@ -6,7 +6,7 @@ B batch, N tokens of both sides in one sequence, I of them on the first side, D 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import attrs
 import torch
@@ -25,6 +25,8 @@ class Bidirectional(Attention):
     begins. A side's tokens never see each other, by construction: no mask over the whole sequence is formed, and
     neither side's padding moves the other's places. With a context there is one direction only, that of the first side.
     """
+
+    pairs: ClassVar[bool] = False
 
     inner: Attention = slot("softmax", "how a side reads the other")
     shared: bool = knob(False, "one set of weights for both directions")

@@ -5,7 +5,7 @@ B batch, Q query and S source tokens, D width, H heads, K head width.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class Linear(Attention):
     Not to be confused with `linear-attention-transformer`'s layer of depth 1, which is a whole block with norms and a
     feed-forward of its own. There are no logits: no mask over pairs, no bias, no sparsifier.
     """
+
+    pairs: ClassVar[bool] = False
 
     heads: int = knob(8, "number of heads; must divide the width", ge=1)
     features: Literal["softmax", "elu"] = knob("softmax", "feature map of queries and keys")

@@ -7,7 +7,7 @@ B batch, T tokens, N real tokens of the whole batch, D width, E experts, K exper
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class Moe(FFN):
     room for it, its other weights unchanged. In evaluation no token is dropped: there it would depend on its
     neighbours.
     """
+
+    routed: ClassVar[bool] = True
 
     experts: int = knob(4, "number of expert networks", ge=1)
     top_k: int = knob(2, "experts used per token", ge=1, source="Shazeer et al. 2017, eq. 5")

@@ -36,6 +36,9 @@ class Mmd(SampleLoss):
         if not self.scales:
             raise ValueError("scales is empty; mmd needs at least one kernel width, such as 1.0")
 
+    def enough(self) -> int:
+        return self.min_rows
+
     def __call__(
         self, predicted_NF: Tensor, target_MF: Tensor, predicted_group_N: Tensor, target_group_M: Tensor
     ) -> dict[str, Tensor]:

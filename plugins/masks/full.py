@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,8 @@ class Full(Mask):
 
     Padding is no part of it: that is data and reaches attention as `real_BS`.
     """
+
+    ordered: ClassVar[bool] = False
 
     @property
     def band(self) -> Band:

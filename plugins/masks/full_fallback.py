@@ -29,5 +29,9 @@ class FullFallback(Mask):
         return bound.without_window() if dropped else bound
 
     @property
+    def own_anchors(self) -> int | None:
+        return self.mask.own_anchors
+
+    @property
     def hull(self) -> Band | None:
         return self.mask.hull

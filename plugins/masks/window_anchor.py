@@ -21,6 +21,10 @@ class WindowAnchor(Mask):
     anchors: int = knob(4, "sources at the front that every query sees", ge=0)
 
     @property
+    def own_anchors(self) -> int:
+        return self.anchors
+
+    @property
     def hull(self) -> Band:
         return Band(window=self.window, anchors=self.anchors, shift=self.anchors)
 

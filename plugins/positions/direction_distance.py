@@ -26,6 +26,9 @@ class DirectionDistance(Position):
     axes: int = knob(2, "axes of space", ge=1)
     hidden: int = knob(64, "width of the hidden layer", ge=1)
 
+    def space(self) -> int:
+        return self.axes
+
     def build(self, width: int, heads: int, head_width: int) -> DirectionDistanceLayer:
         return DirectionDistanceLayer(self, width)
 

@@ -25,6 +25,9 @@ class Fourier(Position):
     features: int = knob(64, "waves", ge=1)
     frequency: float = knob(0.5, "standard deviation of the first wave numbers, per unit of the coordinates", gt=0.0)
 
+    def space(self) -> int:
+        return self.axes
+
     def build(self, width: int, heads: int, head_width: int) -> FourierFeatures:
         return FourierFeatures(self, width)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from core.kinds.position import Position, PositionLayer
@@ -11,6 +13,8 @@ from core.params import params
 @params
 class NoPosition(Position):
     """Nothing tells where a token stands: the control arm of a position study, and right for sets of cells."""
+
+    ordered: ClassVar[bool] = False
 
     def build(self, width: int, heads: int, head_width: int) -> Nowhere:
         return Nowhere()

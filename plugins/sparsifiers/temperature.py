@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from core.params import knob, params
@@ -30,7 +31,15 @@ class Cooling(Scheduled):
     def forward(self, logits_BHQS: Tensor) -> Tensor:
         """Logits over T, of the dtype of the logits; the very tensor where T is always 1."""
         plugin = self.plugin
-        if plugin.start == plugin.end:
-            return logits_BHQS if plugin.end == 1.0 else logits_BHQS / plugin.end
-        temperature = moved(plugin.start, plugin.end, plugin.share, "cosine", self.progress)
-        return logits_BHQS / temperature.to(logits_BHQS.dtype)
+        temperature: Tensor | float = plugin.end
+        if plugin.start == plugin.end == 1.0:
+            return logits_BHQS
+        if plugin.start != plugin.end:
+            progressed = moved(plugin.start, plugin.end, plugin.share, "cosine", self.progress)
+            temperature = progressed.to(logits_BHQS.dtype)
+        cooled_BHQS = logits_BHQS / temperature
+        if min(plugin.start, plugin.end) >= 1.0:
+            return cooled_BHQS
+        # A finite logit stays finite, as an infinite one means that the source is hidden, or takes all.
+        most = torch.finfo(logits_BHQS.dtype).max
+        return torch.where(logits_BHQS.isinf(), cooled_BHQS, cooled_BHQS.clamp(min=-most, max=most))
