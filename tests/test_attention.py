@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds import Attention, Gate, Kernel, Layout, Mask, NoWeights
+from core.kinds.mask import Layout
 from core.testing.attention import AttentionLaws, Read
 from core.testing.draws import close, coins, law, randn, seeds, started
 from core.testing.mask import Table
@@ -134,7 +135,13 @@ class ByHand(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x_BQD: Tensor, context_BSD: Tensor | None = None, real_BS: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BQD: Tensor,
+        context_BSD: Tensor | None = None,
+        real_BS: Tensor | None = None,
+        layout: Layout | None = None,
+    ) -> Tensor:
         return by_hand(self.layer, x_BQD, context_BSD, real_BS)
 
 
@@ -154,8 +161,8 @@ def test_every_combination_equals_the_explicit_weights(attention: Attention, cro
     x_BQD, context_BSD = randn(1, 3, 5, 8), randn(2, 3, 6, 8) if cross else None
     real_BS = coins(3, 3, 6 if cross else 5) if padded else None
     keep_BQ = real_BS if padded and not cross else None
-    fast = Read(layer, x_BQD, context_BSD).outcome(keep_BQ, real_BS=real_BS)
-    slow = Read(ByHand(layer), x_BQD, context_BSD).outcome(keep_BQ, real_BS=real_BS)
+    fast = Read(attention, layer, x_BQD, context_BSD, Layout()).outcome(keep_BQ, real_BS=real_BS)
+    slow = Read(attention, ByHand(layer), x_BQD, context_BSD, Layout()).outcome(keep_BQ, real_BS=real_BS)
     close(fast, slow)
 
 

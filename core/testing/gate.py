@@ -109,9 +109,10 @@ class GateLaws:
     @given(data=st.data())
     def test_closed_forms(self, gate: Drawable[Gate], data: st.DataObject) -> None:
         """`params` and `flops` are what counters find, in a pass without memory."""
-        n, plugin = self.drawn_sizes(data), drawn(data, gate)
+        plugin = drawn(data, gate)
         with torch.device("meta"):
-            module = plugin.build(n.width, n.heads, n.value).eval()
+            n, module = self._built(plugin, data)
+            module = module.eval()
             with FlopCounterMode(display=False) as counter:
                 module(torch.empty(1, n.heads, n.queries, n.value), torch.empty(1, n.queries, n.width))
         assert plugin.params(n.width, n.heads, n.value) == sum(p.numel() for p in module.parameters())
