@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds import Attention, Gate, Kernel, Layout, Mask, NoWeights
-from core.kinds.mask import Layout
 from core.testing.attention import AttentionLaws, Read
 from core.testing.draws import close, coins, law, randn, seeds, started
 from core.testing.mask import Table

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.cli.choose import resolve_run
-from core.kinds import Aux, Residual
+from core.kinds import Aux, Layout, Residual
 from core.testing.draws import close, randn, started
 from core.testing.residual import ResidualLaws
 from core.train.loop import Trainer
@@ -63,7 +63,9 @@ def trainer(*words: str) -> Trainer:
 def test_plain_is_what_the_spatial_block_did_before(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses and weights of three steps are bit-equal to a written-out sum, and no parameter is called otherwise."""
 
-    def written_out(self: Block, x: Tensor, condition: Tensor, real: Tensor | None) -> tuple[Tensor, Aux]:
+    def written_out(
+        self: Block, x: Tensor, condition: Tensor, real: Tensor | None, layout: Layout
+    ) -> tuple[Tensor, Aux]:
         steer = self.modulation(torch.nn.functional.silu(condition))[:, None].chunk(6, -1)
         scale_a, shift_a, open_a, scale_f, shift_f, open_f = steer
         read = self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, real_BS=real)

@@ -116,6 +116,8 @@ class Trainer:
             began = time.perf_counter()
             numbers = self._step()
             step = self.place.step
+            if step == self.total:
+                advance(self.model, 1.0)  # what moves while a model trains has arrived when it is judged
             numbers["seconds"] = time.perf_counter() - began
             listener.step(step, numbers)
             for gate, sentence in judge_gates([numbers | {"step": step}], self.total).items():

@@ -29,8 +29,8 @@ class CrossOnly(Mask):
             return Banded(rule=Band())
         if layout.first is None:
             raise ValueError(
-                "cross_only must know where the second side begins, and the layout does not say; call the layer with "
-                "layout = Layout(first=...), or with the other side as context_BSD"
+                "cross_only is for two sides in one sequence, and these tokens have one side; in code, "
+                "layout = Layout(first=...) says where the second begins"
             )
         first_B = torch.as_tensor(layout.first).reshape(-1)
         if not first_B.is_meta and bool(((first_B < 0) | (first_B > layout.queries)).any()):

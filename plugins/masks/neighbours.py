@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from core.kinds.mask import Layout, Mask
+from core.kinds.mask import Band, Banded, Layout, Mask
 from core.params import knob, params
 from plugins.masks._near import SHORT
 
@@ -23,8 +23,9 @@ class Neighbours(Mask):
 
     The data says who they are (`Layout.nearest_BQk`, of which the first k count), so that attention costs O(Q k); or it
     gives coordinates (`place_BQP`, `place_BSP`), and Euclidean neighbours are searched in every call, in O(Q S) time
-    and O(S) memory. Of equally near sources the one with the lower index comes first. Not symmetric: to be seen by
-    one's neighbour takes that neighbour's list.
+    and O(S) memory. Of equally near sources the one with the lower index comes first; where all sources lie at one place,
+    as they do where places are not known yet, a query sees them all. Not symmetric: to be seen by one's neighbour
+    takes that neighbour's list.
     """
 
     k: int = knob(16, "sources that a query sees", ge=1)
@@ -44,11 +45,13 @@ class Neighbours(Mask):
                     f"coordinates are of {layout.place_BQP.shape[1]} queries and {place_BSP.shape[1]} sources, tokens "
                     f"are {layout.queries} and {sources}; give one place a token, anchors left out"
                 )
+            if _tied(place_BSP, real_BS):
+                return Banded(rule=Band()).behind(layout.anchors)
             index_BQk = nearest(layout.place_BQP, place_BSP, real_BS, self.k)
         else:
             raise ValueError(
-                "neighbours must know who is near; call the layer with layout = Layout(nearest_BQk=...), or with "
-                "place_BQP and, for cross attention, place_BSP"
+                "neighbours must know who is near, and these tokens have neither lists of neighbours nor places; in "
+                "code, layout = Layout(nearest_BQk=...), or place_BQP and, for cross attention, place_BSP, gives them"
             )
         return Listed(index_BQk=index_BQk, sources=sources).behind(layout.anchors)
 
@@ -68,9 +71,21 @@ class Listed(Mask):
             seen |= index_BQ[:, q] == s
         return seen
 
+    def without_window(self) -> Mask:
+        return Banded(rule=Band())
+
     @property
     def listed(self) -> Tensor | None:
         return self.index_BQk if self.index_BQk.shape[-1] * SHORT <= self.sources else None
+
+
+def _tied(place_BSP: Tensor, real_BS: Tensor | None) -> bool:
+    """Whether in every sample all real sources lie at one place, so that none is nearer than another."""
+    if place_BSP.is_meta or place_BSP.shape[1] < 2:
+        return False
+    real_BS1 = torch.ones_like(place_BSP[..., :1], dtype=torch.bool) if real_BS is None else real_BS[..., None]
+    low_BP = place_BSP.masked_fill(~real_BS1, torch.inf).amin(1)
+    return not bool((low_BP < place_BSP.masked_fill(~real_BS1, -torch.inf).amax(1)).any())
 
 
 def nearest(place_BQP: Tensor, place_BSP: Tensor, real_BS: Tensor | None, k: int) -> Tensor:

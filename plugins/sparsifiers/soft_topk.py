@@ -58,9 +58,15 @@ class SoftTopKWeights(nn.Module):
         partly_BHQ1 = ((lift_BHQS > 0) & (lift_BHQS < 1)).sum(-1, keepdim=True).clamp(min=1)
         # A Newton step, exact as the function is piecewise linear, brings the gradient of the threshold with it.
         tau_BHQ1 = tau_BHQ1 + (_spent(z_BHQS, tau_BHQ1) - budget_BHQ1) / partly_BHQ1
-        w_BHQS = (z_BHQS - tau_BHQ1).clamp(0.0, 1.0)
+        w_BHQS = _clip(z_BHQS - tau_BHQ1)
         return (w_BHQS / w_BHQS.sum(-1, keepdim=True).clamp(min=1.0)).to(logits_BHQS.dtype)
 
 
 def _spent(z: Tensor, tau: Tensor) -> Tensor:
-    return (z - tau).clamp(0.0, 1.0).sum(-1, keepdim=True)
+    return _clip(z - tau).sum(-1, keepdim=True)
+
+
+def _clip(x: Tensor) -> Tensor:
+    """x between 0 and 1, flat at both ends: `clamp` passes a gradient there, and tied logits lie just there."""
+    clipped = x.clamp(0.0, 1.0)
+    return torch.where((x > 0) & (x < 1), clipped, clipped.detach())

@@ -37,12 +37,20 @@ class SoftmaxWeights(nn.Module):
         """Weights (B, H, Q, S) of the dtype of the logits; rows sum to 1, or are 0 where nothing is visible.
 
         Args:
-            logits_BHQS: real numbers; what hidden entries hold does not matter. Infinite ones are taken as finite
-                ones near the ends of the dtype.
+            logits_BHQS: real numbers; what hidden entries hold does not matter. +inf is taken as the greatest finite
+                number, and a row of -inf sees nothing.
             visible: bool, broadcastable to the logits, True where the source may be read.
         """
         weights_BHQS = torch.softmax(_Bounded.apply(logits_BHQS, visible), dim=-1)
-        return weights_BHQS * visible.any(-1, keepdim=True)
+        return weights_BHQS * _seeing(logits_BHQS, visible)
+
+
+@torch.no_grad()
+def _seeing(logits: Tensor, visible: Tensor) -> Tensor:
+    """Rows with a visible logit above -inf, (..., Q, 1); NaN counts as one, so that it is seen further on."""
+    if not logits.shape[-1]:
+        return visible.any(-1, keepdim=True)
+    return torch.where(visible, logits, -torch.inf).amax(-1, keepdim=True) != -torch.inf
 
 
 class _Bounded(torch.autograd.Function):
