@@ -203,3 +203,13 @@ def test_a_window_is_counted_without_forming_it() -> None:
     assert Full().pairs(10**6, 10**6) == 10**12
     assert Window(w=10).pairs(10**6, 10**6) == 21 * 10**6 - 110
     assert WindowAnchor(window=10, anchors=4).pairs(10**6, 10**6 + 4) == 25 * 10**6 - 110
+
+
+def test_neighbours_without_places_hide_nothing() -> None:
+    """Where all real sources lie at one place none is nearer: a query sees all, whatever the order of the rows."""
+    real_BS = torch.tensor([[True, True, True, False]])
+    places = torch.tensor([[[2.0, 1.0], [2.0, 1.0], [2.0, 1.0], [7.0, 7.0]]])
+    layout = Layout(queries=4, sources=4, apart=False, real_BQ=real_BS, real_BS=real_BS, place_BQP=places)
+    assert Neighbours(k=1).on(layout).form == "full"
+    told = evolve(layout, place_BQP=places + torch.arange(4.0)[:, None])
+    assert Neighbours(k=1).on(told).form != "full"

@@ -309,3 +309,27 @@ def test_layout_and_the_ends_of_half_precision(sparsifier: Sparsifier) -> None:
     weights = module(ends, ALL)
     assert weights[0, 1] == weights[0, 2] > 0
     assert abs(float(weights.sum()) - 1.0) < 1e-2
+
+
+@pytest.mark.parametrize("logits", [[0.0, 0.0, -5.0], [2.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+@pytest.mark.parametrize("k", [2, 3, 8])
+def test_soft_topk_is_flat_where_its_weights_do_not_move(logits: list[float], k: int) -> None:
+    """Ties at the k-th place included, the gradient is that of differences wherever those of both sides agree."""
+    module = SoftTopK(k=k, temperature=Temperature()).build(1)
+    visible = torch.ones(1, 1, 1, len(logits), dtype=torch.bool)
+    uneven = torch.arange(1.0, len(logits) + 1, dtype=torch.float64)
+
+    def read(x: Tensor) -> Tensor:
+        return (module(x.view(1, 1, 1, -1), visible) * uneven).sum()
+
+    x = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(read(x), x)
+    h = 1e-4
+    for i in range(len(logits)):
+        step = h * torch.nn.functional.one_hot(torch.tensor(i), len(logits)).double()
+        ahead, behind = (
+            (read(x.detach() + step) - read(x.detach())) / h,
+            (read(x.detach()) - read(x.detach() - step)) / h,
+        )
+        if torch.isclose(ahead, behind, atol=1e-6):
+            torch.testing.assert_close(slope[i], ahead, rtol=0, atol=1e-6)

@@ -13,9 +13,9 @@ class FullFallback(Mask):
     """The mask below it; with probability p a training step drops that mask's window.
 
     Only the window goes: padding, sides, causality and anchors hide and show as before. The chance comes from a stream
-    of the attention layer's own (`Layout.chance`), once a forward pass; in evaluation nothing is dropped. A mask without
-    a window (`full`, `causal`, `block_causal`, `cross_only`) stays as it is, so there this does nothing. Not to be
-    confused with dropout, which hides more, not less.
+    of the attention layer's own (`Layout.chance`), once a forward pass; in evaluation nothing is dropped. A mask
+    without a window (`full`, `causal`, `block_causal`, `cross_only`) stays as it is, so there this does nothing. Not to
+    be confused with dropout, which hides more, not less.
     """
 
     p: float = knob(0.05, "probability that a training step drops the window", ge=0.0, le=1.0)
