@@ -23,9 +23,9 @@ class Neighbours(Mask):
 
     The data says who they are (`Layout.nearest_BQk`, of which the first k count), so that attention costs O(Q k); or it
     gives coordinates (`place_BQP`, `place_BSP`), and Euclidean neighbours are searched in every call, in O(Q S) time
-    and O(S) memory. Of equally near sources the one with the lower index comes first; where all sources lie at one place,
-    as they do where places are not known yet, a query sees them all. Not symmetric: to be seen by one's neighbour
-    takes that neighbour's list.
+    and O(S) memory. Of equally near sources the one with the lower index comes first; where all sources lie at one
+    place, as they do where places are not known yet, a query sees them all. Not symmetric: to be seen by one's
+    neighbour takes that neighbour's list.
     """
 
     k: int = knob(16, "sources that a query sees", ge=1)
