@@ -51,7 +51,7 @@ REFUSED = {
     "--mask 'window(w=-1)'": "attention.mask.w: must be >= 0, got -1",
     "--mask 'block_causal(block=0)'": "attention.mask.block: must be >= 1, got 0",
     "--mask 'neighbours(k=0)'": "attention.mask.k: must be >= 1, got 0",
-    "--mask cross_only": "must know where the second side begins",
+    "--mask cross_only": "cross_only is for two sides in one sequence",
     "--mask 'window_anchor(anchors=2)' --anchor 'attention(count=3)'": "shows 2 anchors and there are 3",
     "--attention.heads 3": "a width of 16 does not divide into 3 heads; heads may be 1, 2, 4, 8, 16",
     "--attention differential --attention.heads 3": "a width of 16 does not divide into 3 heads",

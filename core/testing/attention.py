@@ -301,11 +301,14 @@ class AttentionLaws:
             with torch.device("meta"):
                 layer = plugin.build(width).eval()
                 context_BSD = None if sources is None else torch.empty(sets, sources, width)
+                layout = Layout.typical(queries, sources)
+                places = [None if p is None else p.expand(sets, -1, -1) for p in (layout.place_BQP, layout.place_BSP)]
+                layout = attrs.evolve(layout, place_BQP=places[0], place_BSP=places[1])
                 with FlopCounterMode(display=False) as counter:
                     layer(
                         torch.empty(sets, queries, width),
                         context_BSD=context_BSD,
-                        layout=Layout.typical(queries, sources),
+                        layout=layout,
                     )
             assert plugin.params(width) == sum(p.numel() for p in layer.parameters())
             assert sets * plugin.flops(width, queries, sources) == counter.get_total_flops()
