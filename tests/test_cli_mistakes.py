@@ -265,6 +265,7 @@ MISTAKES = {
     # explain, resume, report
     "explain fnn": "'fnn' is no value of this configuration. Did you mean 'ffn'?",
     "explain ffn.topk --ffn moe4x2": "Did you mean 'ffn.top_k'?",
+    "run --mask full_fallback --mask.mask causal": "takes no mask 'causal', because it drops the window of the mask",
     "show ffn moe4x9": "top_k must be between 1 and experts=4, got 9",
     "explain a b": "'b' is no configuration file",
     "explain -o x": "no flag -o",
