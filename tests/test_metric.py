@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -278,3 +279,12 @@ def test_luna_parts(luna: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     assert DistanceSpearman().by_cell(predicted, true).mean() == pytest.approx(0.4368, abs=5e-5)
     by_class = [Rssd().score(predicted[classes == c], true[classes == c]) for c in np.unique(classes)]
     assert np.mean(by_class) == pytest.approx(3.010, abs=5e-4)
+
+
+def test_rssd_of_large_coordinates_does_not_depend_on_their_order() -> None:
+    """A residual of a hundred between coordinates of half a billion is the same to the last bit in any order."""
+    far = 4.6168323e8
+    predicted = np.array([[4.0, 0.0], [far, far], [far, far + 64]], np.float32)
+    true = np.array([[137.0, 0.0], [far + 96, far + 96], [far, far]], np.float32)
+    scores = {Rssd().score(predicted[list(order)], true[list(order)]) for order in itertools.permutations(range(3))}
+    assert len(scores) == 1

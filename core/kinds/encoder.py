@@ -23,7 +23,7 @@ class Tokens:
     real_BT: Tensor
     """bool, False on padding"""
     marks: dict[str, Tensor] = attrs.field(factory=dict)
-    """named (B, T) tensors, such as the bins of an enhancer"""
+    """named (B, T) tensors, such as which tokens belong to the first of two sides"""
 
 
 class Encoder(Plugin):

@@ -47,7 +47,7 @@ class PoolingLayer(Protocol):
         Args:
             x_BTD: tokens.
             real_BT: bool, False on padding; None where nothing is padded.
-            marks: what else is known, by name. A pooling that looks at the other one of two sets, such as the promoter
-                of an enhancer, finds its tokens (B, S, D) under `other` and their bool (B, S) under `other_real`;
-                where they are missing it looks at the set itself.
+            marks: what else is known, by name. A pooling that looks at the other one of two sets finds its tokens
+                (B, S, D) under `other` and their bool (B, S) under `other_real`; where they are missing it looks at the
+                set itself.
         """

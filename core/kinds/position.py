@@ -6,7 +6,7 @@ B batch, N queries or sources, D width, H heads, K head width, P axes of space.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
@@ -113,36 +113,3 @@ def sides(layout: Layout) -> tuple[Places, Places]:
         return queries, queries
     sources = Places(count=own, real_BN=real_BS, place_BNP=layout.place_BSP, longest_B=longest_B, longest=longest)
     return queries, sources
-
-
-Origin = Literal["token", "centre", "genomic"]
-
-
-def along(places: Places, origin: Origin, unit: float, like: Tensor) -> Tensor:
-    """Where tokens stand on a line, (N,) or (B, N) in float64.
-
-    Args:
-        places: of one side.
-        origin: `token`, the index from the first token; `centre`, the index from the middle of the sample's real
-            tokens; `genomic`, the first coordinate in units of `unit`.
-        unit: of `genomic`, in units of the coordinate (500 base pairs, say).
-        like: names the device.
-
-    Raises:
-        ValueError: `genomic` without coordinates.
-    """
-    import torch
-
-    if origin == "genomic":
-        if places.place_BNP is None:
-            raise ValueError(
-                "origin = genomic needs coordinates of the tokens, and the data give none; use token or centre"
-            )
-        place_BN = places.place_BNP[..., 0].to(torch.float64) / unit
-        return place_BN if places.real_BN is None else torch.where(places.real_BN, place_BN, 0.0)
-    index_N = torch.arange(places.count, device=like.device, dtype=torch.float64)
-    if origin == "token":
-        return index_N
-    if places.real_BN is None:
-        return index_N - (places.count - 1) / 2
-    return index_N - (places.real_BN.sum(1, keepdim=True) - 1) / 2

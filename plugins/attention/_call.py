@@ -15,6 +15,8 @@ from core.kinds.kernel import Kernel, Request
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Places, PositionLayer, sides
 from core.kinds.sparsifier import Sparsifier
+from core.registry import installed
+from core.train.streams import Stochastic
 
 TYPICAL = 1024
 """tokens of a call that `core explain` asks about"""
@@ -63,6 +65,14 @@ class Call:
         return q_BHQK, torch.cat([front, heads(rest, self.sources)], dim=2)
 
 
+class Chance(Stochastic):
+    """What a mask that draws asks in training, on the layer's own stream."""
+
+    def draw(self) -> float:
+        """A number from U[0, 1)."""
+        return float(self.uniform((1,), torch.empty(0, device="cpu")))
+
+
 def prepare(
     layer: nn.Module,
     mask: Mask,
@@ -97,7 +107,7 @@ def prepare(
         apart=context_BSD is not None,
         real_BQ=real_BS if context_BSD is None else layout.real_BQ,
         real_BS=real_BS,
-        chance=layer.draw if layer.training and not x_BQD.is_meta else None,  # type: ignore[arg-type]
+        chance=layer.chance.draw if layer.training and not x_BQD.is_meta else None,  # type: ignore[arg-type, union-attr]
     )
     if count and layout.anchors:
         raise ValueError(f"the sources have {layout.anchors} anchors in front already; choose anchor = none")
@@ -153,8 +163,14 @@ def plan(kernel: Kernel, mask: Mask, sparsifier: Sparsifier, device: str) -> lis
         except ValueError as error:
             lines.append(f"{case}: none; {error}")
         else:
-            lines.append("; ".join([f"{case}: {type(chosen).__name__}", *others]))
+            lines.append("; ".join([f"{case}: {_name(chosen)}", *others]))
     return lines
+
+
+def _name(kernel: Kernel) -> str:
+    """What a user types to get this kernel."""
+    target = f"{type(kernel).__module__}:{type(kernel).__qualname__}"
+    return next((row.name for row in installed().rows("kernel") if row.target == target), type(kernel).__qualname__)
 
 
 def without_padding(

@@ -17,9 +17,9 @@ from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
 from core.nn.overflow import saturated
 from core.params import knob, params, slot
-from core.train.streams import Dropout, Stochastic
+from core.train.streams import Dropout
 from plugins.attention import _cost
-from plugins.attention._call import Call, plan, prepare
+from plugins.attention._call import Call, Chance, plan, prepare
 from plugins.attention._heads import HeadNorm, head_width
 
 
@@ -101,7 +101,7 @@ class DifferentialLayer(nn.Module):
         self.position = plugin.position.build(width, plugin.heads, head)
         self.anchor = None if plugin.anchor is None else plugin.anchor.build(width)
         self.dropout = Dropout(plugin.dropout)
-        self.chance = Stochastic()
+        self.chance = Chance()
 
     def forward(
         self,
@@ -139,10 +139,6 @@ class DifferentialLayer(nn.Module):
         v_BHSK = self._split(self.value(call.sources_BSD))
         unit_SS = torch.eye(v_BHSK.shape[2], dtype=v_BHSK.dtype, device=v_BHSK.device)
         return self._read(call, unit_SS.expand(*v_BHSK.shape[:2], -1, -1))
-
-    def draw(self) -> float:
-        """A number from U[0, 1) for masks that draw, on the layer's own stream."""
-        return float(self.chance.uniform((1,), torch.empty(0, device="cpu")))
 
     def _read(self, call: Call, v_BHSV: Tensor) -> Tensor:
         """A v, each map through the kernel."""

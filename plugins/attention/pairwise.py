@@ -17,9 +17,9 @@ from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
 from core.nn.overflow import saturated
 from core.params import knob, params, slot
-from core.train.streams import Dropout, Stochastic
+from core.train.streams import Dropout
 from plugins.attention import _cost
-from plugins.attention._call import Call, plan, prepare
+from plugins.attention._call import Call, Chance, plan, prepare
 from plugins.attention._heads import HeadNorm, head_width
 
 
@@ -78,7 +78,7 @@ class PairwiseLayer(nn.Module):
         self.position = plugin.position.build(width, plugin.heads, head)
         self.anchor = None if plugin.anchor is None else plugin.anchor.build(width)
         self.dropout = Dropout(plugin.dropout)
-        self.chance = Stochastic()
+        self.chance = Chance()
 
     def forward(
         self,
@@ -141,10 +141,6 @@ class PairwiseLayer(nn.Module):
         return kernel.attend(
             q_BHQK, k_BHSK, unit_BHSS, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
         )
-
-    def draw(self) -> float:
-        """A number from U[0, 1) for masks that draw, on the layer's own stream."""
-        return float(self.chance.uniform((1,), torch.empty(0, device="cpu")))
 
     def _project(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.plugin.heads, -1)

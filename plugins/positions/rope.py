@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from core.kinds.position import Origin, Places, Position, PositionLayer, along
+from core.kinds.position import Places, Position, PositionLayer
 from core.params import knob, params
+from plugins.positions._along import Origin, along
 
 
 @params
