@@ -33,7 +33,8 @@ class Streams:
     def initialise(self, model: nn.Module) -> None:
         """Give every parameter its first value, drawn from the stream of its qualified name.
 
-        Same-named, same-shaped parameters of two models are bit-equal for one seed, whatever else the models hold.
+        Same-named, same-shaped parameters of two models are bit-equal for one seed, whatever else the models hold, as
+        long as what their own module draws before them has the same shapes too: a module draws all it owns in one go.
         The global generator is left as it was.
 
         Raises:
