@@ -9,7 +9,7 @@ from typing import Any
 
 from core.config import Resolved
 
-NUMERICS = 1
+NUMERICS = 2
 """revision of core's own arithmetic (trainer, streams); bumped when it changes, so that old runs no longer match"""
 
 

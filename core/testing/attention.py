@@ -227,8 +227,7 @@ class AttentionLaws:
     def test_initial_values(self, attention: Drawable[Attention], data: st.DataObject, seed: int) -> None:
         """What two arms draw starts bit-equal where name and shape are the same, whatever else they own.
 
-        The shapes of all parameters of a module count, as it draws them in one go. Constants are a plugin's own choice
-        (the bias of a gate) and may differ, and so may the scale of what is drawn.
+        Constants are a plugin's own choice (the bias of a gate) and may differ, and so may the scale of what is drawn.
         """
         width, first = self.built(attention, drawn(data, attention), seed, self.widths)
         arms = [first, self.built(attention, drawn(data, attention), seed, (width,))[1]]
@@ -236,7 +235,8 @@ class AttentionLaws:
         shared = [
             name
             for name, values in one.items()
-            if _beside(one, name) == _beside(other, name)
+            if name in other
+            and values.shape == other[name].shape
             and all(len(values_.unique()) > 1 for values_ in (values, other[name]))
         ]
         assert shared
@@ -334,9 +334,3 @@ class AttentionLaws:
             real_BS = torch.ones(read.sources_BSD.shape[:2], dtype=torch.bool)
             layer(read.x_BQD, mask, context_BSD=context_BSD, real_BS=real_BS, layout=layout)
         return read
-
-
-def _beside(parameters: dict[str, nn.Parameter], name: str) -> dict[str, torch.Size]:
-    """Names and shapes of the parameters of the module that has the one of this name."""
-    module = name.rpartition(".")[0]
-    return {other: values.shape for other, values in parameters.items() if other.rpartition(".")[0] == module}

@@ -13,6 +13,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from core.train.initial import initialise
+
 
 def stream_seed(purpose: str, seed: int, *index: int) -> int:
     """63 bits keyed by SHA-256 of purpose, seed and index."""
@@ -33,28 +35,13 @@ class Streams:
     def initialise(self, model: nn.Module) -> None:
         """Give every parameter its first value, drawn from the stream of its qualified name.
 
-        Same-named, same-shaped parameters of two models are bit-equal for one seed, whatever else the models hold, as
-        long as what their own module draws before them has the same shapes too: a module draws all it owns in one go.
-        The global generator is left as it was.
+        Same-named, same-shaped parameters of two models are bit-equal for one seed, whatever else the models hold. The
+        global generator is left as it was.
 
         Raises:
             TypeError: a module owns parameters and has no `reset_parameters`.
         """
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for prefix, module in model.named_modules():
-                own = dict(module.named_parameters(recurse=False))
-                if not own:
-                    continue
-                reset = getattr(module, "reset_parameters", None)
-                if reset is None:
-                    raise TypeError(f"{type(module).__name__} ({prefix}) owns parameters and has no reset_parameters()")
-                fresh = {}
-                for name, parameter in own.items():
-                    torch.manual_seed(stream_seed(f"init:{prefix}.{name}".replace(":.", ":"), self.seed))
-                    reset()
-                    fresh[name] = parameter.detach().clone()
-                for name, parameter in own.items():
-                    parameter.copy_(fresh[name])
+        initialise(model, lambda purpose, *index: stream_seed(purpose, self.seed, *index))
 
     def reseed(self, model: nn.Module | Mapping[str, Stochastic], step: int) -> None:
         """Put every random module of a model, or those that `stochastic` found in it, at its place for a step."""
