@@ -100,7 +100,7 @@ def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = Non
         layers = renamed
     attempt.judge_leftovers()
     resolved = Resolved(root=tree, settings=attempt.settings, notes=tuple(dict.fromkeys(attempt.notes)))
-    errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings, row)))
+    errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings, attempt.pieces, row)))
     if errors:
         more = [f"and {len(errors) - TOLD} more mistakes"] if len(errors) > TOLD else []
         raise ConfigError("\n".join(errors[:TOLD] + more))
@@ -133,6 +133,8 @@ class _Attempt:
         """first words of the keys that an inline slot brought"""
         self.errors: list[str] = []
         self.notes: list[str] = []
+        self.pieces: dict[str, Any] = {}
+        """what fills each slot, by the slot's path; None where something below it is wrong"""
         self.unfilled: list[str] = []
         """where a slot's piece is unknown, and with it what may be said below it"""
 
@@ -241,7 +243,8 @@ class _Attempt:
             return None
         if field.inline:
             self.inlined |= {f.name for f in fields(cls)}
-        return self.node(base, cls, identity, inside)
+        self.pieces[key] = self.node(base, cls, identity, inside)
+        return self.pieces[key]
 
     def several(
         self, key: str, field: Field, chain: list[Value], identity: bool, inside: tuple[type, ...]
@@ -278,7 +281,8 @@ class _Attempt:
                 cls = found.row.load()
                 if cls in inside:
                     raise UserError(f"{found.row.name!r} would stand inside itself")
-                made.append(self.node(at, cls, identity, inside))
+                self.pieces[at] = self.node(at, cls, identity, inside)
+                made.append(self.pieces[at])
             except UserError as error:
                 self.errors.append(f"{key}: {error} ({last.origin})")
                 self.unfilled.append(at)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from core.config import Setting
     from core.rows import Row
 
 
-def refusals(settings: Mapping[str, Setting], root: Row | None = None) -> list[str]:
+def refusals(
+    settings: Mapping[str, Setting], pieces: Mapping[str, Any] | None = None, root: Row | None = None
+) -> list[str]:
     """A line for each piece that stands where a row above it does not accept it.
 
     Args:
         settings: of a whole tree.
+        pieces: what stands in its slots, by path; a piece may refuse another for more than its name.
         root: the row that the tree as a whole stands for, where it has one.
     """
     lines = [] if root is None else _refused(root, "", settings)
@@ -23,6 +26,8 @@ def refusals(settings: Mapping[str, Setting], root: Row | None = None) -> list[s
             # The parts of an inline piece stand beside it.
             prefix = path.removesuffix(above.field.name) if above.field.inline else f"{path}."
             lines += _refused(above.row, prefix, settings)
+            if pieces is not None and pieces.get(path) is not None:
+                lines += _unwanted(pieces[path], above.row, prefix, settings, pieces)
     return lines
 
 
@@ -35,6 +40,23 @@ def _refused(above: Row, prefix: str, settings: Mapping[str, Setting]) -> list[s
                 allowed = f"; it takes {', '.join(names)}" if names else ""
                 because = _because(above, kind)
                 lines.append(f"{path}: {above.name} takes no {kind} {below.value!r}{because}{allowed} ({below.origin})")
+    return lines
+
+
+def _unwanted(
+    piece: Any, above: Row, prefix: str, settings: Mapping[str, Setting], pieces: Mapping[str, Any]
+) -> list[str]:
+    """A line for each piece below that one refuses by its values."""
+    lines = []
+    for path, below in pieces.items():
+        if path.startswith(prefix) and below is not None and below is not piece:
+            reason = piece.rejects(below)
+            if reason is not None:
+                setting = settings[path]
+                kind = setting.row.kind if setting.row is not None else "piece"
+                lines.append(
+                    f"{path}: {above.name} takes no {kind} {setting.value!r}, because {reason} ({setting.origin})"
+                )
     return lines
 
 

@@ -135,6 +135,11 @@ class Mask(Plugin):
     """whether it tells tokens apart by where they stand"""
 
     @property
+    def indexed(self) -> bool:
+        """Whether the order in which tokens lie in the sequence matters to it; not so where the layout tells places."""
+        return self.ordered
+
+    @property
     def own_anchors(self) -> int | None:
         """How many sources in front it shows to all by its own account; None: as many as the layout says."""
         return None

@@ -21,3 +21,11 @@ class Plugin(ABC):
     """
 
     KIND: ClassVar[str]
+
+    def rejects(self, piece: Plugin) -> str | None:
+        """Why a piece somewhere below this one cannot serve here, as what follows "because"; None where it can.
+
+        Asked when names are resolved, before any tensor exists. What depends on names alone a manifest row can say
+        (`accepts`).
+        """
+        return None

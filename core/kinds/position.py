@@ -32,6 +32,11 @@ class Position(Plugin):
     ordered: ClassVar[bool] = True
     """whether it tells tokens apart by where they stand"""
 
+    @property
+    def indexed(self) -> bool:
+        """Whether the order in which tokens lie in the sequence is what it tells; not so where it reads coordinates."""
+        return self.ordered
+
     def space(self) -> int | None:
         """How many axes the coordinates of the tokens must have; None: any number."""
         return None

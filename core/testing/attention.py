@@ -44,6 +44,12 @@ class Read:
         return any(part.ordered for part in told)
 
     @property
+    def indexed(self) -> bool:
+        """Whether something tells sources apart by where they lie in the sequence."""
+        told = [part for part in parts(self.plugin) if isinstance(part, (Mask, Position))]
+        return any(part.indexed for part in told) or (isinstance(self.plugin, Attention) and self.plugin.ordered)
+
+    @property
     def anchored(self) -> bool:
         """Whether extra keys are made of all sources, which shows them to every query whatever the mask."""
         return any(isinstance(part, Anchor) for part in parts(self.plugin))
@@ -204,12 +210,15 @@ class AttentionLaws:
     @law
     @given(data=st.data(), seed=seeds)
     def test_sources_are_a_set(self, attention: Drawable[Attention], data: st.DataObject, seed: int) -> None:
-        """Permuting the sources leaves output and gradients as they are, unless something asks where they stand."""
+        """Permuting sources and their places leaves output and gradients as they are, unless their order is asked."""
         read = self.read(attention, data, seed, cross=True)
-        if read.ordered:
+        if read.indexed:
             return
         order = torch.tensor(data.draw(st.permutations(range(read.sources_BSD.shape[1]))))
-        shuffled = read.holding(read.sources_BSD[:, order]).outcome()
+        moved = read.holding(read.sources_BSD[:, order])
+        assert read.layout.place_BSP is not None
+        layout = attrs.evolve(read.layout, place_BSP=read.layout.place_BSP[:, order])
+        shuffled = attrs.evolve(moved, layout=layout).outcome()
         shuffled[1] = shuffled[1][:, order.argsort()]
         close(shuffled, read.outcome())
 

@@ -21,6 +21,10 @@ class CrossOnly(Mask):
     side, and nothing is hidden, whatever `first` says of one of them.
     """
 
+    @property
+    def indexed(self) -> bool:
+        return False
+
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
         raise ValueError("cross_only must know where the second side begins; bind it first with on(Layout(first=...))")
 

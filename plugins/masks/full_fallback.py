@@ -21,6 +21,10 @@ class FullFallback(Mask):
     p: float = knob(0.05, "probability that a training step drops the window", ge=0.0, le=1.0)
     mask: Mask = slot("window_anchor", "what holds otherwise")
 
+    @property
+    def indexed(self) -> bool:
+        return self.mask.indexed
+
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
         return self.mask.sees(q, s)
 

@@ -30,6 +30,10 @@ class Neighbours(Mask):
 
     k: int = knob(16, "sources that a query sees", ge=1)
 
+    @property
+    def indexed(self) -> bool:
+        return False
+
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
         raise ValueError("neighbours must know who is near; bind it first with on(Layout(nearest_BQk=...))")
 

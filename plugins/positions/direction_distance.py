@@ -26,6 +26,10 @@ class DirectionDistance(Position):
     axes: int = knob(2, "axes of space", ge=1)
     hidden: int = knob(64, "width of the hidden layer", ge=1)
 
+    @property
+    def indexed(self) -> bool:
+        return False
+
     def space(self) -> int:
         return self.axes
 

@@ -25,6 +25,10 @@ class Fourier(Position):
     features: int = knob(64, "waves", ge=1)
     frequency: float = knob(0.5, "standard deviation of the first wave numbers, per unit of the coordinates", gt=0.0)
 
+    @property
+    def indexed(self) -> bool:
+        return False
+
     def space(self) -> int:
         return self.axes
 

@@ -38,6 +38,10 @@ class Rope(Position):
         if self.factor != 1.0 and self.scaling not in ("linear", "ntk"):
             raise ValueError(f"factor = {self.factor:g} is for scaling linear or ntk, and scaling is {self.scaling}")
 
+    @property
+    def indexed(self) -> bool:
+        return self.origin != "genomic"
+
     def build(self, width: int, heads: int, head_width: int) -> Rotary:
         if head_width % 2:
             raise ValueError(

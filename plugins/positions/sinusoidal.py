@@ -21,6 +21,10 @@ class Sinusoidal(Position):
     origin: Origin = knob("token", "place: index, index from the centre, or first coordinate")
     unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0)
 
+    @property
+    def indexed(self) -> bool:
+        return self.origin != "genomic"
+
     def build(self, width: int, heads: int, head_width: int) -> Waves:
         return Waves(self)
 

@@ -25,9 +25,12 @@ from core.kinds import (
     Encoder,
     Evaluation,
     FlowPath,
+    Mask,
     Metric,
     Noise,
     Picture,
+    Plugin,
+    Position,
     Residual,
     Solver,
     Source,
@@ -92,6 +95,11 @@ class Spatial(System):
                     f"expression_loss and position_loss compare values, and {type(loss).__name__} reads {loss.reads}; "
                     "take a loss of values, such as mse"
                 )
+
+    def rejects(self, piece: Plugin) -> str | None:
+        if isinstance(piece, (Mask, Position)) and piece.indexed:
+            return "the cells of a set come in no order; take one that goes by coordinates (`neighbours`, `fourier`)"
+        return None
 
     def build(self, card: Card) -> nn.Module:
         return Network(
