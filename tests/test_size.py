@@ -41,7 +41,7 @@ def test_the_bound_is_the_memory_of_the_machine() -> None:
     device = torch.device("cpu")
     present = memory_of(device)
     assert present is not None
-    fits = Cost(parameters=present // BYTES, flops=1, by_part={"blocks": present // BYTES})
+    fits = Cost(parameters=present // BYTES, flops=1, by_part={"blocks": present // BYTES}, active=1)
     refuse_too_large(fits, device)
     with pytest.raises(UserError, match="cannot be made"):
         refuse_too_large(attrs.evolve(fits, parameters=fits.parameters + 1), device)

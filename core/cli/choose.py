@@ -99,7 +99,7 @@ def resolve_run(files: Collection[str], overrides: Collection[str], flags: Seque
     """
     layers = [*map(file_layer, files), env_layer(os.environ), cli_layer([*overrides], flags)]
     _refuse_unknown_names(layers, installed())
-    return _resolve(layers)
+    return resolve_layers(layers)
 
 
 def resolve_stored(run: Path, overrides: Collection[str] = ()) -> Resolved:
@@ -116,7 +116,7 @@ def resolve_stored(run: Path, overrides: Collection[str] = ()) -> Resolved:
     if not config.exists():
         raise UserError(f"{run} was left before its configuration was written; give the first command again")
     _refuse_absent_pieces(run / "parts.toml", installed())
-    return _resolve([file_layer(str(config)), cli_layer([*overrides])])
+    return resolve_layers([file_layer(str(config)), cli_layer([*overrides])])
 
 
 def _refuse_absent_pieces(parts: Path, registry: Registry) -> None:
@@ -156,7 +156,12 @@ def _refuse_unknown_names(layers: list[Layer], registry: Registry) -> None:
         raise ConfigError("\n".join(wrong))
 
 
-def _resolve(layers: list[Layer]) -> Resolved:
+def resolve_layers(layers: list[Layer]) -> Resolved:
+    """The run that layers ask for, lowest first, with the system's recipe below them.
+
+    Raises:
+        UserError: see `resolve_run`.
+    """
     from core.train.settings import Run
 
     registry = installed()

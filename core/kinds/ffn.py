@@ -21,6 +21,14 @@ class Aux:
     stats: dict[str, Tensor] = attrs.field(factory=dict)
 
 
+class RoutedLayer:
+    """Base of modules in which a token uses only some of the parameters; mix it into an `nn.Module`."""
+
+    def idle(self) -> int:
+        """Parameters that a token does not use, submodules included."""
+        raise NotImplementedError
+
+
 class FFN(Plugin):
     """A position-wise network.
 

@@ -40,6 +40,10 @@ class Terms:
         return sum(self.auxiliary.values(), self.task())
 
 
+MODEL = "model"
+"""the arm of scores that are the trained model's own"""
+
+
 @attrs.frozen(kw_only=True)
 class Score:
     """One cell of the final table."""
@@ -79,10 +83,14 @@ class System(Plugin):
     """A trainable task. Its fields are its slots; its file reads like the method section of its paper.
 
     Laws: every parameter of the built model gets a gradient from a step; a step is a function of model, batch and
-    streams alone; padding changes no loss.
+    streams alone; padding changes no loss; `headline` is one of the model's scores.
     """
 
     KIND: ClassVar[str] = "system"
+    headline: ClassVar[str] = ""
+    """`task/metric` of the score that a comparison is decided by unless its plan says otherwise"""
+    scaled_by: ClassVar[str] = ""
+    """the knob by which a model is made a little larger or smaller, so that arms of a study may cost the same"""
 
     @abstractmethod
     def build(self, card: Card) -> nn.Module:

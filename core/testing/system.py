@@ -7,9 +7,12 @@ class TestSpatial(SystemLaws):
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from core.kinds import Batch
+from core.kinds.system import MODEL
 from core.train.cost import measure
 from core.train.loop import Trainer
 from core.train.streams import Streams
@@ -74,6 +77,15 @@ class SystemLaws:
         cost = measure(trainer.system, trainer.source.describe())
         assert cost.parameters == sum(p.numel() for p in trainer.model.parameters())
         assert cost.flops > 0
+        assert 0 < cost.active <= cost.parameters
+
+    def test_the_headline_is_a_score_of_the_model(self, words: list[str]) -> None:
+        """What a comparison is decided by unless its plan says otherwise is scored, and is a number."""
+        trainer = self.trainer(words)
+        evaluation = trainer.system.evaluate(trainer.model, trainer.source, "test", trainer.streams)
+        own = {f"{s.task}/{s.metric}": s.value for s in evaluation.scores if s.arm == MODEL}
+        assert trainer.system.headline in own
+        assert math.isfinite(own[trainer.system.headline])
 
 
 def _batch(trainer: Trainer) -> Batch:

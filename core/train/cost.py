@@ -10,13 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core.errors import UserError
 from core.kinds import Card, System
+from core.kinds.ffn import RoutedLayer
 from core.train.streams import Streams
 
 BYTES = 16
 """of a parameter in training: its float32 weight, its gradient and the two moments of AdamW"""
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Cost:
     """What a model costs before it runs."""
 
@@ -25,22 +26,34 @@ class Cost:
     """multiply-adds count twice; one training step on one typical batch, forward and backward"""
     by_part: dict[str, int]
     """parameters of each top-level module"""
+    active: int
+    """parameters that one token uses: experts that do not serve it are left out"""
 
 
-def measure(system: System, card: Card) -> Cost:
+def measure(system: System, card: Card, flops: bool = True) -> Cost:
     """Count on meta tensors: there FLOPs of fused attention are right, and nothing is allocated.
+
+    Args:
+        system: with its pieces.
+        card: of the data.
+        flops: whether a step is gone through; without, they read 0 and the count takes milliseconds.
 
     Raises:
         ValueError: the pieces do not fit together (a width that the heads do not divide); no tensor was made.
     """
     with torch.device("meta"):
         model = system.build(card)
-        batch = system.example(card)
+        batch = system.example(card) if flops else None
     with FlopCounterMode(display=False) as counter:
-        system.step(model, batch, Streams(0), 0).total().backward()
+        if batch is not None:
+            system.step(model, batch, Streams(0), 0).total().backward()
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    whole = sum(p.numel() for p in model.parameters())
     return Cost(
-        sum(p.numel() for p in model.parameters()), counter.get_total_flops(), {k: v for k, v in parts.items() if v}
+        parameters=whole,
+        flops=counter.get_total_flops(),
+        by_part={k: v for k, v in parts.items() if v},
+        active=whole - sum(module.idle() for module in model.modules() if isinstance(module, RoutedLayer)),
     )
 
 

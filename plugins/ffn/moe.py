@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from core.kinds.ffn import FFN, Aux
+from core.kinds.ffn import FFN, Aux, RoutedLayer
 from core.params import knob, params
 from core.train.streams import Dropout
 from plugins.ffn._grouped import fetch, serve, serve_and_combine
@@ -100,7 +100,7 @@ class Moe(FFN):
         return 3 * width * inner if self.activation == "swiglu" else 2 * width * inner + inner + width
 
 
-class MoeLayer(nn.Module):
+class MoeLayer(RoutedLayer, nn.Module):
     """The module of `Moe`."""
 
     def __init__(self, plugin: Moe, width: int) -> None:
@@ -144,6 +144,11 @@ class MoeLayer(nn.Module):
         if self.shared is not None:
             out_BTD = out_BTD + self.shared(x_BTD, real_BT)[0]
         return out_BTD, self._aux(choice, plan)
+
+    def idle(self) -> int:
+        """The parameters of the experts that do not serve a token."""
+        own = sum(p.numel() for p in self.experts.parameters())
+        return own - own * self.plugin.top_k // self.plugin.experts
 
     def _aux(self, choice: Choice, plan: Timetable) -> Aux:
         plugin, logits_NE = self.plugin, choice.logits_NE

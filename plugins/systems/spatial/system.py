@@ -11,6 +11,7 @@ B sets, N cells, G genes, P axes of space.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,9 +41,10 @@ from core.kinds import (
     Tree,
     ValueLoss,
 )
+from core.kinds.system import MODEL
 from core.params import knob, params, slot
 from core.train.streams import Streams
-from plugins.systems.spatial.judge import MODEL, SAMPLE, Arms, Judge, cells_of
+from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
 from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import pictures
 
@@ -50,6 +52,9 @@ from plugins.systems.spatial.pictures import pictures
 @params
 class Spatial(System):
     """Joint diffusion of expression and 2-D or 3-D coordinates of the cells of a section."""
+
+    headline: ClassVar[str] = f"{TASKS['position']}/distance_spearman"
+    scaled_by: ClassVar[str] = "ffn.ratio"
 
     width: int = knob(128, "model width", ge=8)
     depth: int = knob(4, "layers", ge=1)

@@ -1,0 +1,1 @@
+"""Studies: grids of names, the trials that fill them, and what may be concluded."""
