@@ -1,0 +1,1 @@
+"""Studies: which pieces help, compared over seeds."""
