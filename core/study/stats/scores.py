@@ -50,7 +50,7 @@ class Pairs:
 
 
 def values(name: str, given: Any, *, dims: int = 1) -> Floats:
-    """`given` as float64 with `dims` axes; ValueError for other shapes, for infinite values and for what is no number.
+    """`given` as float64 with `dims` axes; ValueError for other shapes, values that are infinite or no numbers.
 
     Missing scores (NaN, None) stay NaN.
     """
@@ -65,9 +65,10 @@ def values(name: str, given: Any, *, dims: int = 1) -> Floats:
         raise ValueError(message) from None
     if array.ndim != dims:
         raise ValueError(f"{name} must have {dims} axes, got shape {array.shape}.")
-    if np.isinf(array).any():
+    if np.any(np.abs(array) > LARGEST):
         message = (
-            f"{name} holds infinite values. Mark a run that diverged as missing (NaN) or score it by a finite worst."
+            f"{name} holds values that are infinite or beyond {LARGEST:g}. Mark a run that diverged as missing (NaN), "
+            "or give it the metric's worst finite value."
         )
         raise ValueError(message)
     return array
