@@ -1,0 +1,1 @@
+"""Studies: many trials over one directory that any number of runners share."""
