@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.config import Resolved
+if TYPE_CHECKING:  # a trial's process hashes values and resolves nothing
+    from core.config import Resolved
 
 NUMERICS = 2
 """revision of core's own arithmetic (trainer, streams); bumped when it changes, so that old runs no longer match"""

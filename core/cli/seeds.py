@@ -8,9 +8,10 @@ from pathlib import Path
 from core.cli.choose import Words
 from core.config import Resolved
 from core.errors import UserError
-from core.kinds import Job
 from core.names import Text
 from core.structure import structure
+from core.study.job import Job
+from core.study.pool import run_all
 
 
 def count_seeds(text: str) -> int:
@@ -45,7 +46,7 @@ def run_seeds(resolved: Resolved, said: Words, count: int) -> int:
         jobs.append(Job(name=f"seed {seed}", argv=(sys.executable, "-P", "-m", "core", "run", *words)))
     failed, done = [], {}
     codes: set[int] = set()
-    for finished in resolved.root.executor.run(jobs):
+    for finished in run_all(resolved.root.executor, jobs):
         if finished.code == 0:
             path = Path(finished.output.rstrip().rpartition("\n")[2].removeprefix("run").strip())
             done[finished.job.name] = path

@@ -4,7 +4,7 @@ from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention, AttentionLayer, NoWeights
 from core.kinds.data import Batch, Card, Data, Source, Split
 from core.kinds.encoder import Encoder, Tokens
-from core.kinds.executor import Executor, Finished, Job
+from core.kinds.executor import Executor
 from core.kinds.extractor import Extractor
 from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
@@ -35,6 +35,7 @@ from core.kinds.strategy import Strategy
 from core.kinds.system import Evaluation, Picture, Score, System, Terms
 from core.kinds.time import Time
 from core.kinds.tracker import Track, Tracker
+from core.study.job import Finished, Job, Running
 
 __all__ = [
     "FFN",
@@ -76,6 +77,7 @@ __all__ = [
     "RankingLoss",
     "Request",
     "Residual",
+    "Running",
     "SampleLoss",
     "Score",
     "ScoreLoss",

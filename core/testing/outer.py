@@ -19,6 +19,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.kinds import Executor, Job, Strategy, Tracker
+from core.study.pool import run_all
 from core.testing.draws import law
 
 
@@ -63,7 +64,7 @@ class ExecutorLaws:
         """Output and exit status of each job come back, failures and signals included."""
         codes = {"fine": "print('hello')", "fails": "raise SystemExit(3)", "dies": "import os; os.kill(os.getpid(), 9)"}
         jobs = [Job(name=n, argv=(sys.executable, "-c", c)) for n, c in codes.items()]
-        ended = list(executor.run(jobs))
+        ended = list(run_all(executor, jobs))
         assert sorted(f.job.name for f in ended) == sorted(codes)
         assert {f.job.name: f.code for f in ended} == {"fine": 0, "fails": 3, "dies": -9}
         assert next(f for f in ended if f.job.name == "fine").output == "hello\n"
@@ -73,7 +74,7 @@ class ExecutorLaws:
         forever = "import select\nwhile True: select.select([], [], [], 60)"
         jobs = [Job(name="quick", argv=(sys.executable, "-c", "pass"))]
         jobs += [Job(name=f"slow {i}", argv=(sys.executable, "-c", forever)) for i in range(3)]
-        ends = executor.run(jobs)
+        ends = run_all(executor, jobs)
         assert next(ends).job.name == "quick"
         ends.close()  # type: ignore[attr-defined]
 
