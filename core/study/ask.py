@@ -24,7 +24,8 @@ FLAGS = {
     "name": "title", "system": "system", "seeds": "seeds", "blocks": "blocks", "design": "design.kind",
     "match": "budget.match", "match_on": "budget.on", "tolerance": "budget.tolerance", "metric": "analysis.metric",
     "alpha": "analysis.alpha", "mde": "analysis.mde", "margin": "analysis.margin", "power": "analysis.power",
-    "require_power": "analysis.standard", "slots": "run.slots", "threads": "run.threads", "gpus": "run.gpus",
+    "require_power": "analysis.standard",
+    "executor": "run.executor", "slots": "run.slots", "threads": "run.threads", "gpus": "run.gpus",
     "attempts": "run.attempts", "timeout": "run.timeout", "stop": "run.stop", "store": "run.store", "keep": "run.keep",
 }  # fmt: skip
 """flag of `core ablate` -> key of a study file"""

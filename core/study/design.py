@@ -78,7 +78,7 @@ def make_axis(key: str, values: Sequence[Any], origin: str) -> Axis:
 
     Args:
         key: a dotted key, `attention`, `ffn.ratio`.
-        values: each a value, or a table `{name = "moe", experts = 4, as = "moe4x2"}`.
+        values: each a value, or a table `{name = "moe", experts = 4, as = "moe4x2"}`, `{value = 0.001, as = "slow"}`.
         origin: where it was written.
 
     Raises:
@@ -99,6 +99,8 @@ def _level(key: str, value: Any, origin: str) -> Level:
         return Level(_spell(value), {key: value})
     rest = dict(value)
     said = rest.pop("as", None)
+    if {*rest} == {"value"} and said:
+        return Level(str(said), {key: rest["value"]})
     name = rest.pop("name", None)
     if name is None or not isinstance(name, str):
         raise UserError(f'{origin}: a level of {key} that is a table needs a name: {{ name = "moe", experts = 4 }}')

@@ -78,6 +78,8 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     seeds: tuple[int, ...]
     blocks: tuple[str, ...]
+    block_key: str
+    """what differs between blocks; empty for one block"""
     data: Mapping[str, Any]
     """system -> what its data set is"""
     notes: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registr
         trials=tuple(trials),
         seeds=asked.seeds,
         blocks=tuple(map(str, asked.blocks[1])) if asked.blocks else ("",),
+        block_key=asked.blocks[0] if asked.blocks else "",
         data=facts,
         notes=tuple(notes),
     )

@@ -48,6 +48,7 @@ class Analysis:
 class RunSettings:
     """How trials are run. None of it is part of what a trial is."""
 
+    executor: str = knob("local", "where trials run: a name, or a call such as submitit(partition=gpu)")
     slots: int = knob(0, "trials at a time; 0: as many as cores, or GPUs, allow", ge=0)
     threads: int = knob(0, "threads of a trial; 0: cores divided by slots", ge=0)
     gpus: tuple[int, ...] = knob((), "GPUs that trials are divided over")

@@ -24,7 +24,6 @@ from core.identity import digest, run_identity
 from core.kinds import Card, Evaluation, Source
 from core.registry import installed
 from core.report.store import save_evaluation
-from core.report.write import write_report
 from core.train.cost import Cost, measure, refuse_too_large
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
@@ -47,6 +46,17 @@ class Opened:
     @property
     def run(self) -> Run:
         return self.resolved.root
+
+    def trainer(self) -> Trainer:
+        """What trains it, at its first step."""
+        return Trainer(
+            system=self.run.system,
+            source=self.source,
+            settings=self.run.train,
+            strategy=self.run.strategy,
+            device=self.device,
+            seed=self.run.seed,
+        )
 
     def place(self, out: str | None) -> Path:
         """Where the run lives: `-o`, else `runs/<system>/<hash16>-s<seed>`."""
@@ -89,8 +99,19 @@ def cost_of(opened: Opened) -> Cost:
         raise UserError(f"a model of this size cannot be made: {error}") from None
 
 
-def execute(opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: list[str]) -> tuple[Path, str]:
+def execute(
+    opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: list[str], report: bool = True, until: int = 0
+) -> tuple[Path, str]:
     """Train, evaluate and report; or take up where an earlier process left; or find it all done.
+
+    Args:
+        opened: what to run.
+        out: the run's directory; None: the usual one.
+        force: set an earlier run of this directory aside.
+        quiet: no progress.
+        argv: the command, for the record.
+        report: whether report and figures are drawn; `core report RUN` does so later.
+        until: a step at which to leave as if interrupted, the checkpoint written; 0: go to the end.
 
     Returns:
         The run directory and how it stands now: `done` or `stopped`.
@@ -117,7 +138,7 @@ def execute(opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: 
             progress.say(f"{run.path} is done already; --force trains it again")
             return run.path, "done"
         try:
-            return run.path, _go(run, opened, progress, hooks, argv)
+            return run.path, _go(run, opened, progress, hooks, argv, report, until)
         except (KeyboardInterrupt, Exception) as error:
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             reason = "interrupted" if status == "stopped" else f"{type(error).__name__}: {error}"
@@ -140,7 +161,9 @@ def _settle(run: RunDir, status: str, reason: str, hooks: Hooks) -> None:
         hooks.fire("core_run_end", run=run, status=status)
 
 
-def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: list[str]) -> str:
+def _go(
+    run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: list[str], report: bool, until: int
+) -> str:
     settings = opened.run
     run.set(status="running", reason=None, ended=None, environment=_environment(opened, argv))
     run.write("config.toml", toml.dump(opened.resolved))
@@ -154,14 +177,7 @@ def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: lis
     progress.say(
         f"model {run.record['parameters']:,} parameters, {run.record['flops_per_step'] / 1e9:.3g} GFLOP a step"
     )
-    trainer = Trainer(
-        system=settings.system,
-        source=opened.source,
-        settings=settings.train,
-        strategy=settings.strategy,
-        device=opened.device,
-        seed=settings.seed,
-    )
+    trainer = opened.trainer()
     step = trainer.take_up(run)
     if step:
         progress.say(f"going on from the checkpoint of step {step}")
@@ -180,7 +196,12 @@ def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: lis
 
     try:
         with stop_on_signal(progress.say) as stop, progress.training(step, trainer.total):
-            finished = trainer.fit(run, track, Listener(step=stepped, valid=validated, say=progress.say), stop)
+            finished = trainer.fit(
+                run,
+                track,
+                Listener(step=stepped, valid=validated, say=progress.say),
+                lambda: stop() or bool(until and trainer.place.step >= until),
+            )
     finally:
         track.finish()
     clock.write(trainer.place.step)
@@ -191,7 +212,10 @@ def _go(run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: lis
     progress.say("evaluating on held-out data")
     evaluation, gates = evaluate(trainer)
     save_evaluation(run, evaluation, gates)
-    write_report(run.path, opened.run.system, report_sections(hooks, run.path))
+    if report:
+        from core.report.write import write_report  # draws, and drawing takes a second to import
+
+        write_report(run.path, opened.run.system, report_sections(hooks, run.path))
     run.set(status="done", ended=_now(), steps=trainer.place.step)
     hooks.fire("core_run_end", run=run, status="done")
     return "done"

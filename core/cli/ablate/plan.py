@@ -1,0 +1,107 @@
+"""`core ablate plan`: what would be run, what it costs and what it could find."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from core.cli.ablate.words import asked_of
+from core.errors import UserError
+from core.study.ask import Asked
+
+if TYPE_CHECKING:
+    from core.study.plan import Plan
+
+
+def plan(words: list[str]) -> int:
+    """Print the plan; nothing is run or written."""
+    asked, said = asked_of(words)
+    if "quick" in said.switches:
+        print("\n".join(_names(asked)))
+        return 0
+    from core.cli.choose import resolve_layers
+    from core.study.plan import make_plan
+
+    show(make_plan(asked, resolve_layers))
+    return 0
+
+
+def show(plan: Plan) -> None:
+    """Cells with their cost, and what the seeds can find."""
+    arms = [arm for arm in plan.arms if arm.state == "planned"]
+    wide = max(len(arm.label) for arm in plan.arms)
+    for system in plan.metrics:
+        print(f"system {system}, judged by {plan.metrics[system]}")
+        print(f"  {'':{wide}}  {'parameters':>11}  {'active':>11}  {'GFLOP/step':>10}")
+        base = next(arm for arm in arms if arm.system == system)
+        for arm in (arm for arm in plan.arms if arm.system == system):
+            if arm.state != "planned":
+                print(f"  {arm.label:{wide}}  {arm.state}, because {arm.why}")
+                continue
+            cost = arm.cost
+            turned = "".join(f"  {key} = {value}" for key, value in arm.matched.items())
+            mark = "  (baseline)" if arm is base else ""
+            print(
+                f"  {arm.label:{wide}}  {cost['parameters']:>11,}  {cost['active']:>11,}  {cost['flops'] / 1e9:>10.3g}"
+                f"{turned}{mark}"
+            )
+    idle = len(plan.arms) - len(arms)
+    blocks = f" x {len(plan.blocks)} blocks" if len(plan.blocks) > 1 else ""
+    print(
+        f"\n{len(arms)} cells x {len(plan.seeds)} seeds{blocks} = {len(plan.trials)} trials"
+        + (f"; {idle} cells do not run" if idle else "")
+    )
+    for line in power_lines(len(plan.seeds) * len(plan.blocks), len(arms) // len(plan.metrics) - 1, plan.settings):
+        print(line)
+    for note in plan.notes:
+        print(f"core: {note}", file=sys.stderr)
+
+
+def power_lines(n: int, family: int, settings: object) -> list[str]:
+    """What a paired t test over n seeds finds, corrected for the family; in standard deviations of the difference."""
+    from core.study.stats.power import detectable
+
+    alpha, power, mde = (settings[f"analysis.{key}"][0] for key in ("alpha", "power", "mde"))  # type: ignore[index]
+    if n < 3:
+        return [f"power       {n} seed{'s' * (n != 1)}: nothing can be tested below 3, only dots will be shown"]
+    size = detectable(n, 1.0, alpha / max(1, family), power)
+    return [
+        f"power       {n} pairs, {family} contrasts: {power:.0%} chance to find a difference of {size:.2f} standard "
+        f"deviations of the paired difference;",
+        f"            a change of {mde:.0%} is found if that deviation is at most {math.log1p(mde) / size:.2%} of the "
+        "baseline",
+    ]
+
+
+def require_power(n: int, family: int, settings: object) -> None:
+    """Refuse a study that could find nothing but the coarsest difference.
+
+    Raises:
+        UserError: E-POWER.
+    """
+    from core.study.stats.power import detectable
+
+    alpha, power = (settings[f"analysis.{key}"][0] for key in ("alpha", "power"))  # type: ignore[index]
+    size = math.inf if n < 3 else detectable(n, 1.0, alpha / max(1, family), power)
+    if size > 2.0:
+        raise UserError(
+            f"E-POWER: {n} seeds over {family} contrasts find no difference below {size:.2f} standard deviations; "
+            "--require-power asks for 2. Give more --seeds, or fewer arms"
+        )
+
+
+def _names(asked: Asked) -> list[str]:
+    """Cells and trials by name alone, without torch."""
+    baseline = {axis.key: asked.baseline.get(axis.key, axis.levels[0].label) for axis in asked.axes}
+    grid = asked.grid(baseline)
+    lines = [f"  {grid.name(cell)}" for cell in grid.cells]
+    lines += [f"  {grid.name(cell)}  excluded, because {why}" for cell, why in grid.excluded]
+    systems, blocks = len(asked.study.system) or 1, len(asked.blocks[1]) if asked.blocks else 1
+    count = systems * len(grid.cells) * len(asked.seeds) * blocks
+    settings = {path: (s.value, s.origin) for path, s in asked.resolved.settings.items()}
+    return [
+        *lines,
+        f"{len(grid.cells)} cells x {len(asked.seeds)} seeds = {count} trials, if every cell can be built",
+        *power_lines(len(asked.seeds) * blocks, len(grid.cells) - 1, settings),
+    ]

@@ -1,0 +1,171 @@
+"""From trials to findings: the analysis that the plan froze, put to what there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from core.study.findings import (
+    Deviation,
+    Findings,
+    OverSystems,
+    SystemFound,
+)
+from core.study.folder import Stored
+from core.study.gather import Seen, gather
+from core.study.stats.aggregate import Scale, over_tasks
+from core.study.stats.interquartile import Iqm, iqm
+from core.study.stats.scores import FEWEST
+from core.study.system import SystemOf
+from core.study.table import Table
+from core.study.trial import State
+
+
+def conclude(stored: Stored, table: Table) -> Findings:
+    """Judge a study as it stands.
+
+    Raises:
+        UserError: the directory cannot be read, or the primary metric is no score.
+    """
+    seen = gather(stored, table)
+    value = stored.value
+    systems = tuple(
+        SystemOf(stored, name, [one for one in seen if one.of.system == name]).found() for name in stored.metrics
+    )
+    counts = _counts(stored, seen)
+    return Findings(
+        title=value("title") or stored.root.resolve().name,
+        plan=stored.hash,
+        settings=tuple((key, _spell(v), origin) for key, (v, origin) in stored.settings.items()),
+        axes={key: tuple(labels) for key, labels in stored.first["axes"].items()},
+        baseline=stored.first["baseline"],
+        seeds=tuple(sorted({one.of.seed for one in seen})),
+        blocks=tuple(dict.fromkeys(one.of.block for one in seen)) or ("",),
+        alpha=value("analysis.alpha"),
+        mde=value("analysis.mde"),
+        margin=value("analysis.margin"),
+        counts=counts,
+        complete=counts["planned"] == counts["done"] + counts["cached"] + counts["stopped"],
+        idle=tuple((arm["label"], arm["state"], arm["why"]) for arm in stored.arms if arm["state"] != "planned"),
+        warnings=tuple(_warnings(stored, seen, systems)),
+        deviations=tuple(_deviations(stored, seen)),
+        systems=systems,
+        over_systems=_over_systems(systems, value("analysis.alpha")),
+        iqm=_iqm(systems, value("analysis.alpha")),
+        code=_tally(seen, "code"),
+        environments=_tally(seen, "environment"),
+    )
+
+
+def _counts(stored: Stored, seen: Sequence[Seen]) -> dict[str, int]:
+    counts = Counter("cached" if one.trial.cached and one.done else str(one.trial.state) for one in seen)
+    names = ("done", "cached", "failed", "crashed", "timeout", "exhausted", "stopped", "running", "pending")
+    idle = Counter(arm["state"] for arm in stored.arms)
+    return {
+        "planned": len(seen), **{name: counts.get(name, 0) for name in names},
+        "n/a": idle.get("n/a", 0), "excluded": idle.get("excluded", 0),
+    }  # fmt: skip
+
+
+def _warnings(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFound]) -> list[str]:
+    found = []
+    seeds = len({(one.of.block, one.of.seed) for one in seen})
+    if seeds < FEWEST:
+        found.append(
+            f"W-SEEDS: {seeds} seed{'s' * (seeds != 1)}: nothing can be tested below {FEWEST}; only dots are shown."
+        )
+    elif 2 * 0.5**seeds > stored.value("analysis.alpha"):
+        found.append(
+            f"W-SEEDS: with {seeds} seeds the exact sign-flip test cannot go below p = {2 * 0.5**seeds:.3g}, so "
+            "verdicts rest on differences being about normal."
+        )
+    for system in systems:
+        if system.needed is not None and system.needed > seeds:
+            found.append(
+                f"W-POWER: {system.system}: at the spread seen here a change of {stored.value('analysis.mde'):.0%} "
+                f'needs {system.needed} seeds; there are {seeds}. Inconclusive is not "no effect".'
+            )
+        for arm in system.arms:
+            if arm.contrast is not None and arm.contrast.rho is not None and arm.contrast.rho < 0:
+                found.append(f"W-PAIRS: {arm.label}: pairing by seed did not help (rho {arm.contrast.rho:.2f}).")
+    codes = _tally(seen, "code")
+    if len(codes) > 1:
+        told = ", ".join(f"{code[:9]} x {count}" for code, count in codes.items())
+        found.append(f"W-CODE: results come from {len(codes)} revisions of the code ({told}); identities agree.")
+    return found
+
+
+def _deviations(stored: Stored, seen: Sequence[Seen]) -> list[Deviation]:
+    found = [Deviation(kind=more["kind"], text=more["text"]) for more in stored.later]
+    for label, state, why in ((a["label"], a["state"], a["why"]) for a in stored.arms if a["state"] == "excluded"):
+        found.append(Deviation(kind=state, text=f"{label} was left out of the design: {why}"))
+    stopped = {(one.of.system, one.of.arm): one.message for one in seen if one.trial.state is State.STOPPED}
+    found += [Deviation(kind="stopped", text=f"{arm} ({system}): {why}") for (system, arm), why in stopped.items()]
+    for one in seen:
+        if one.trial.conflicts:
+            found.append(Deviation(kind="conflict", text=f"trial {one.of.id} came to two different results"))
+        if one.trial.damaged:
+            found.append(
+                Deviation(kind="corrupt", text=f"the result of trial {one.of.id} is damaged and counts as absent")
+            )
+        if one.trial.state in (State.EXHAUSTED, State.FAILED, State.CRASHED, State.TIMEOUT):
+            found.append(
+                Deviation(kind="missing", text=f"{one.of.arm}, seed {one.of.seed}: {one.trial.state}: {one.message}")
+            )
+    return found
+
+
+def _over_systems(systems: Sequence[SystemFound], alpha: float) -> tuple[OverSystems, ...]:
+    scaled = {system.system: scale for system in systems if (scale := _scale(system)) is not None}
+    if len(systems) < 2 or len(scaled) < len(systems):
+        return ()
+    found = []
+    for arm in systems[0].arms[1:]:
+        others = {s.system: next((a for a in s.arms if a.label == arm.label), None) for s in systems}
+        if any(other is None for other in others.values()):
+            continue
+        base = {s.system: [o.value for o in s.arms[0].outcomes] for s in systems}
+        own = {name: [o.value for o in other.outcomes] for name, other in others.items() if other is not None}
+        mean = over_tasks(base, own, scaled, alpha=alpha)
+        found.append(OverSystems(label=arm.label, effects=mean.effects, mean=mean.mean, p=mean.p))
+    return tuple(found)
+
+
+def _iqm(systems: Sequence[SystemFound], alpha: float) -> Iqm | None:
+    scaled = {system.system: scale for system in systems if (scale := _scale(system)) is not None}
+    if not systems or len(scaled) < len(systems):
+        return None
+    labels = [a.label for a in systems[0].arms if all(any(b.label == a.label for b in s.arms) for s in systems)]
+    scores = {
+        label: {s.system: [o.value for o in next(a for a in s.arms if a.label == label).outcomes] for s in systems}
+        for label in labels
+    }
+    if any(all(v is None for v in values) for by_task in scores.values() for values in by_task.values()):
+        return None
+    return iqm(scores, scaled, baseline=systems[0].arms[0].label, alpha=alpha)
+
+
+def _scale(system: SystemFound) -> Scale | None:
+    """0 at the best of the field's trivial baselines that learns nothing, 1 at the ceiling or the metric's bound."""
+    trivial = [v for name, v in system.references.items() if name in ("mean", "random") or name.startswith("mean")]
+    best = system.references.get("ceiling")
+    if not trivial or best is None or best == trivial[0]:
+        return None
+    return Scale(trivial=trivial[0], best=best)
+
+
+def _tally(seen: Sequence[Seen], key: str) -> dict[str, int]:
+    counts = Counter(str(one.measured[key]) for one in seen if key in one.measured)
+    return dict(sorted(counts.items()))
+
+
+def _spell(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def as_plain(findings: Findings) -> dict[str, Any]:
+    """Findings as JSON."""
+    return attrs.asdict(findings)

@@ -1,0 +1,246 @@
+"""A study's directory beside its table: what was planned, the configuration of each arm, the study file.
+
+DIR/study.toml         the study as asked; `core ablate DIR/study.toml` plans the same trials
+DIR/plan.json          sealed, written once: arms, trials, analysis
+DIR/plan.d/0001.json   sealed, appended: seeds or arms that were added later, analyses that were changed
+DIR/arms/NAME.toml     the resolved configuration of an arm; `core run DIR/arms/NAME.toml --seed 3` is one trial
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from core.files import write_atomic
+from core.identity import canonical_json, digest, plain
+from core.study.sealed import Damaged, TableError, load, publish, seal, told
+from core.study.table import Table
+
+SCHEMA = 1
+ANALYSIS = "analysis."
+RUNNING = "run."
+
+
+@attrs.frozen(kw_only=True)
+class TrialOf:
+    """Where a trial belongs."""
+
+    id: str
+    system: str
+    arm: str
+    seed: int
+    block: str
+
+
+@attrs.frozen(kw_only=True)
+class Stored:
+    """A plan as it lies on disk, with everything that was added to it."""
+
+    root: Path
+    hash: str
+    first: Mapping[str, Any]
+    """the plan document"""
+    later: tuple[Mapping[str, Any], ...]
+    """what was appended, in order"""
+    arms: tuple[Mapping[str, Any], ...]
+    trials: tuple[TrialOf, ...]
+
+    @property
+    def settings(self) -> dict[str, tuple[Any, str]]:
+        """Settings of the study with their origins; analyses that were changed later win."""
+        found = {key: (value, origin) for key, (value, origin) in self.first["settings"].items()}
+        for more in self.later:
+            found |= {key: (value, origin) for key, (value, origin) in more.get("settings", {}).items()}
+        return found
+
+    def value(self, key: str) -> Any:
+        """One setting."""
+        return self.settings[key][0]
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """System -> primary metric."""
+        found = dict(self.first["metrics"])
+        for more in self.later:
+            found |= more.get("metrics", {})
+        return found
+
+    def arm(self, system: str, label: str) -> Mapping[str, Any]:
+        """One arm."""
+        return next(arm for arm in self.arms if (arm["system"], arm["label"]) == (system, label))
+
+
+def document(plan: Any) -> dict[str, Any]:
+    """A plan (`core.study.plan.Plan`) as JSON; the identities of trials are in the table."""
+    return {
+        "schema": SCHEMA,
+        "settings": {key: [plain(_listed(value)), origin] for key, (value, origin) in plan.settings.items()},
+        "axes": {key: list(labels) for key, labels in plan.axes.items()},
+        "baseline": dict(plan.baseline),
+        "metrics": dict(plan.metrics),
+        "seeds": list(plan.seeds),
+        "blocks": list(plan.blocks),
+        "block_key": plan.block_key,
+        "data": plain(plan.data),
+        "notes": list(plan.notes),
+        "arms": [_arm(arm) for arm in plan.arms],
+        "trials": [[trial.id[:16], trial.system, trial.arm, trial.seed, trial.block] for trial in plan.trials],
+    }
+
+
+def plan_hash(doc: Mapping[str, Any]) -> str:
+    """SHA-256 of what a plan decides: trials, baseline, and how they will be judged; not how they are run, nor by
+    which flag or file anything was said."""
+    settings = {key: value for key, (value, _) in doc["settings"].items() if not key.startswith((RUNNING, "title"))}
+    decided = {key: doc[key] for key in ("schema", "axes", "baseline", "metrics", "seeds", "blocks", "block_key")}
+    idle = [[arm["system"], arm["label"], arm["state"], arm["why"]] for arm in doc["arms"] if arm["state"] != "planned"]
+    return digest({**decided, "settings": settings, "idle": idle, "trials": sorted(map(canonical_json, doc["trials"]))})
+
+
+def design_hash(doc: Mapping[str, Any]) -> str:
+    """SHA-256 of what will be run and compared, whatever the analysis; a study's default directory is named by it."""
+    return digest({"baseline": doc["baseline"], "trials": sorted(map(canonical_json, doc["trials"]))})
+
+
+def keep(
+    root: Path, doc: Mapping[str, Any], identities: Sequence[Mapping[str, Any]], study: str, attempts: int
+) -> Table:
+    """Write a plan into a directory, or find it there.
+
+    Args:
+        root: the directory, made if it is not there.
+        doc: `document` of the plan.
+        identities: of its trials.
+        study: text of the study file.
+        attempts: a trial has.
+
+    Raises:
+        TableError: E-PLAN: the directory holds another plan; E-STRANGER: it holds something else; or the disk.
+    """
+    if root.exists() and not root.is_dir():
+        raise TableError(f"E-STRANGER: {root} is a file; choose a directory with -o")
+    with told(root):
+        strangers = [] if not root.exists() else sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
+    if strangers and "LAYOUT" not in strangers:
+        raise TableError(f"E-STRANGER: {root} is no study and not empty ({strangers[0]}, ...); choose another with -o")
+    table = Table.create(root, attempts=attempts)
+    if publish(root / "plan.json", seal(doc)):
+        _write_arms(root, doc["arms"])
+        with told(root / "study.toml"):
+            write_atomic(root / "study.toml", study)
+    else:
+        there = read(root).first
+        if design_hash(there) != design_hash(doc):
+            raise TableError(f"E-PLAN: {root} was planned otherwise: {_difference(there, doc)}")
+        # A process that was killed between the plan and its files left that to whoever comes next.
+        _write_arms(root, there["arms"])
+    table.add(identities)
+    return table
+
+
+def append(root: Path, doc: Mapping[str, Any]) -> None:
+    """Add something to a plan, as a file of its own that stays.
+
+    Raises:
+        TableError: the disk.
+    """
+    folder = root / "plan.d"
+    with told(folder):
+        folder.mkdir(exist_ok=True)
+    number = 1
+    while not publish(folder / f"{number:04d}.json", seal(doc)):
+        number += 1
+    _write_arms(root, doc.get("arms", []))
+
+
+def read(root: Path) -> Stored:
+    """A study's plan.
+
+    Raises:
+        TableError: there is none, it is damaged, or a newer version wrote it.
+    """
+    try:
+        first = load(root / "plan.json")
+    except (FileNotFoundError, NotADirectoryError):
+        if (root / "LAYOUT").exists():
+            raise TableError(
+                f"E-PLAN: {root} was left before its plan was written; give the first command again"
+            ) from None
+        raise TableError(f"E-STUDY: {root} holds no study (no plan.json). `core ablate` begins one") from None
+    except Damaged as error:
+        raise TableError(f"E-PLAN: {error}. Restore it from a backup, or plan anew with -o") from None
+    if first["schema"] > SCHEMA:
+        raise TableError(f"E-LAYOUT: {root} was planned by a newer cellcore; update cellcore. Nothing was changed")
+    later = []
+    for path in sorted((root / "plan.d").glob("[0-9]*.json")):
+        try:
+            later.append(load(path))
+        except Damaged as error:
+            raise TableError(f"E-PLAN: {error}. Restore it from a backup, or delete it and add again") from None
+    arms = {(arm["system"], arm["label"]): arm for doc in (first, *later) for arm in doc.get("arms", [])}
+    trials = {t[0]: TrialOf(id=t[0], system=t[1], arm=t[2], seed=t[3], block=t[4])
+              for doc in (first, *later) for t in doc.get("trials", [])}  # fmt: skip
+    return Stored(
+        root=root, hash=plan_hash(first), first=first, later=tuple(later), arms=tuple(arms.values()),
+        trials=tuple(trials.values()),
+    )  # fmt: skip
+
+
+def arm_file(system: str, label: str) -> str:
+    """The name of an arm's configuration: legible, and its own however alike two labels look."""
+    legible = re.sub(r"[^A-Za-z0-9.=_-]+", "-", f"{system} {label}").strip("-")[:80]
+    return f"{legible}-{digest([system, label])[:8]}.toml"
+
+
+def command_of(stored: Stored, trial: TrialOf) -> str:
+    """The command that repeats a trial outside its study; to be given in the study's directory."""
+    block = f" --{stored.first['block_key']} {trial.block}" if trial.block else ""
+    return f"core run arms/{arm_file(trial.system, trial.arm)} --seed {trial.seed}{block}"
+
+
+def _write_arms(root: Path, arms: Sequence[Mapping[str, Any]]) -> None:
+    folder = root / "arms"
+    with told(folder):
+        folder.mkdir(exist_ok=True)
+        for arm in arms:
+            path = folder / arm_file(arm["system"], arm["label"])
+            if arm["state"] == "planned" and not path.exists():
+                write_atomic(path, arm["config"])
+
+
+def _arm(arm: Any) -> dict[str, Any]:
+    doc = attrs.asdict(arm)
+    doc.pop("identity")
+    return plain({key: _listed(value) for key, value in doc.items()})
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What a user would change to make two plans one, in words, and what to do instead."""
+    for key in ("seeds", "blocks", "baseline", "axes"):
+        if there[key] != here[key]:
+            hint = ""
+            if key == "seeds" and {*there["seeds"]} < {*here["seeds"]}:
+                hint = f'. Use "core ablate extend DIR --seeds {len(here["seeds"])}", or -o for a new study'
+            return f"its {key} are {_spell(there[key])}, this command asks for {_spell(here[key])}{hint}"
+    old, new = ({(arm["system"], arm["label"]): arm["config"] for arm in doc["arms"]} for doc in (there, here))
+    for name in {*old, *new}:
+        if old.get(name) != new.get(name):
+            changed = [
+                line for line in (new.get(name) or "").splitlines() if line not in (old.get(name) or "").splitlines()
+            ]
+            return f"{name[1]} of {name[0]} would be another configuration ({'; '.join(changed[:2])}); choose -o"
+    return "its data have changed since, or the pieces' code has another revision; choose -o for a new study"
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{k}={_spell(v)}" for k, v in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

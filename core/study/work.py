@@ -1,0 +1,181 @@
+"""What a trial's process does: the run that its identity names, and the numbers that the study needs of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.config import Layer, Resolved
+from core.errors import UserError
+from core.identity import digest
+from core.layers import file_layer
+from core.study.child import work_on
+from core.study.folder import Stored, TrialOf, arm_file, command_of, read
+from core.study.table import Table
+
+VALID = "valid/loss"
+INTERIM = "interim"
+"""folder of a study whose trials are those of the study up to the rung at which arms may be given up"""
+
+Resolve = Callable[[list[Layer]], Resolved]
+
+
+def work(root: Path, trial: str, resolve: Resolve, *, until: int = 0) -> int:
+    """Claim a trial of a study and run it; `core.study.child.work_on`'s exit status.
+
+    Args:
+        root: the study.
+        trial: the id.
+        resolve: layers -> a configuration.
+        until: 0, or the rung up to which the trial of the same configuration is trained; `trial` is then one of
+            `root/interim`.
+
+    Raises:
+        UserError: the study or its disk.
+    """
+    stored = read(root)
+    table = Table(root / INTERIM if until else root)
+    keep = bool(stored.value("run.keep"))
+
+    def run(identity: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        of = identity["trial"] if until else digest(identity)
+        mine = next(t for t in stored.trials if t.id == of[:16])
+        place = root / "trials" / mine.id[:2] / mine.id / "run"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return _run(stored, mine, of, place, resolve, keep, until)
+
+    return work_on(table, trial, run)
+
+
+def interim_identity(trial: str, step: int) -> dict[str, Any]:
+    """What the trial of `root/interim` is that belongs to a trial of the study; `trial` is the full digest."""
+    return {"trial": trial, "until": step}
+
+
+def layers_of(stored: Stored, trial: TrialOf) -> list[Layer]:
+    """The configuration of a trial, lowest layer first."""
+    arm = stored.arm(trial.system, trial.arm)
+    over: dict[str, tuple[Any, str]] = {"seed": (trial.seed, "study")}
+    if trial.block:
+        over[stored.first["block_key"]] = (_typed(trial.block), "study")
+        over |= {key: (value, "matched") for key, value in arm["matched"].items()}
+    return [file_layer(str(stored.root / "arms" / arm_file(trial.system, trial.arm))), Layer("study", over)]
+
+
+def _typed(text: str) -> Any:
+    from core.names import Text
+
+    return Text(text)
+
+
+def _run(
+    stored: Stored, trial: TrialOf, full: str, place: Path, resolve: Resolve, keep: bool, until: int
+) -> dict[str, Any]:
+    from core.train.session import execute, open_run
+
+    opened = open_run(resolve(layers_of(stored, trial)))
+    if digest(opened.identity) != full:
+        raise UserError(_changed(opened.identity, stored, full))
+    argv = ["core", "run", *command_of(stored, trial).split()[2:]]
+    if until:
+        return _interim(opened, place, argv, until, stored.metrics[trial.system])
+    path, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report=False)
+    if status != "done":
+        raise KeyboardInterrupt
+    outcome = {"metrics": _metrics(path), "measured": _measured(path)}
+    if not keep:
+        shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        for name in ("evaluation.npz",):
+            (path / name).unlink(missing_ok=True)
+    return outcome
+
+
+def _interim(opened: Any, place: Path, argv: list[str], until: int, metric: str) -> dict[str, Any]:
+    """Train to the rung and score the validation split there; the checkpoint stays for the rest of the trial."""
+    from core.kinds.system import MODEL
+    from core.train.session import execute
+    from core.train.streams import Streams
+
+    execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, until=until)
+    from core.train.rundir import RunDir
+
+    trainer = opened.trainer()
+    run = RunDir.open(place, opened.identity, {})
+    try:
+        trainer.take_up(run)
+    finally:
+        run.close()
+    if trainer.place.step < until and trainer.place.step < trainer.total:
+        raise KeyboardInterrupt
+    with trainer.evaluating():
+        evaluation = trainer.system.evaluate(trainer.model, opened.source, "valid", Streams(opened.run.seed))
+    task, _, name = metric.rpartition("/")
+    found = [s for s in evaluation.scores if (s.task, s.metric, s.arm) == (task, name, MODEL)]
+    if not found or not math.isfinite(found[0].value):
+        raise UserError(f"the validation split gives no {metric} at step {until}, so no arm can be stopped by it")
+    return {"metrics": {"value": found[0].value, "higher": found[0].higher, "step": until}, "measured": {}}
+
+
+def _metrics(run: Path) -> dict[str, Any]:
+    """Everything that is the same to the last digit whenever the trial is run."""
+    scores = json.loads((run / "evaluation.json").read_text("utf-8"))["scores"]
+    for score in scores:
+        score["units"] = {u: v for u, v in score["units"].items() if math.isfinite(v)}
+    curve = []
+    for line in (run / "metrics.jsonl").read_text("utf-8").splitlines():
+        record = json.loads(line)
+        if VALID in record and math.isfinite(record[VALID]):
+            curve.append([record["step"], record[VALID]])
+    return {"scores": scores, "curve": curve}
+
+
+def _measured(run: Path) -> dict[str, Any]:
+    """Seconds, sizes and versions, which may differ from one execution to the next."""
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    environment = record["environment"]
+    measured: dict[str, Any] = {
+        "code": environment.get("commit") or "installed",
+        "environment": (
+            f"python {environment['python']}, torch {environment['torch']}, numpy {environment['numpy']}, "
+            f"{environment['device']}, {environment['threads']} threads"
+        ),
+        "distributions": environment["distributions"],
+    }
+    times = []
+    with contextlib.suppress(OSError):
+        for line in (run / "timing.jsonl").read_text("utf-8").splitlines():
+            timing = json.loads(line)
+            times.append((timing["to"] - timing["from"], timing["seconds_per_step"]))
+    steps = sum(count for count, _ in times)
+    if steps:
+        measured["seconds_per_step"] = sum(count * seconds for count, seconds in times) / steps
+    return measured
+
+
+def _changed(identity: Mapping[str, Any], stored: Stored, full: str) -> str:
+    """Why a configuration is no longer the one that was planned."""
+    there = Table(stored.root).config(full[:16])[1]
+    for key in ("data", "numerics", "device", "streams"):
+        if there.get(key) != identity[key]:
+            what = {"data": "E-FINGERPRINT: the data have", "device": "E-DEVICE: the device has"}.get(
+                key, f"E-CODE: {key} has"
+            )
+            return (
+                f"{what} changed since the plan ({str(there.get(key))[:12]} -> {str(identity[key])[:12]}); finished "
+                "trials are of the old. Restore it, or plan a new study with -o"
+            )
+    for part in ("parts", "config"):
+        keys = {k for k in {*there[part], *identity[part]} if there[part].get(k) != identity[part].get(k)}
+        if keys:
+            key = min(keys)
+            return (
+                f"E-CODE: {key} was {there[part].get(key, 'absent')} when the study was planned and is "
+                f"{identity[part].get(key, 'absent')} now: another version of a piece is installed. Install the old "
+                "one, or plan a new study with -o"
+            )
+    return "E-CODE: this trial is no longer what was planned; plan a new study with -o"
