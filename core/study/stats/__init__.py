@@ -1,10 +1,11 @@
 """The statistics of a study: numpy and scipy alone, plain arrays in, frozen records of plain numbers out."""
 
-from core.study.stats.aggregate import Iqm, Scale, TaskMean, iqm, over_tasks
+from core.study.stats.aggregate import Scale, TaskMean, over_tasks
 from core.study.stats.alias import Alias, Aliases, aliases
 from core.study.stats.contrast import Contrast, paired
 from core.study.stats.factorial import Effects, effects
 from core.study.stats.futility import Futility, futile
+from core.study.stats.interquartile import Iqm, iqm
 from core.study.stats.noise import NoiseFloor, noise_floor
 from core.study.stats.power import Point, detectable, power_curve, power_of, seeds_needed
 from core.study.stats.resampled import nadeau_bengio

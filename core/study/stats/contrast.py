@@ -42,14 +42,14 @@ class Contrast:
     baseline_mean: float | None
     arm_mean: float | None
     difference: Estimate | None
-    """mean of arm minus baseline; interval from 3 pairs that are not all the same distance apart"""
+    """mean of arm minus baseline; interval, for this contrast alone, from 3 pairs that are not all as far apart"""
     sd: float | None
     """standard deviation of the differences over seeds; None below 2 pairs"""
     inflation: float
     """what the variance of the mean difference is multiplied with: 1, or more where splits are redrawn"""
     t: float | None
     p: float | None
-    """two-sided, of the paired t test; where all differences are one nonzero number, the sign-flip test's floor"""
+    """two-sided, of the paired t test; `paired` says what it is where all differences are one number"""
     p_exact: float | None
     """two-sided, of the sign-flip test, which assumes no normal distribution; None where pairs depend on each other"""
     p_floor: float | None
@@ -126,7 +126,7 @@ def measure(base_S: Scores, arm_S: Scores, *, larger_is_better: bool, alpha: flo
             t = float(difference_S.mean() / error)
             p = t_two_sided(t, n - 1)
         else:
-            p = flip.floor if difference_S.any() else 1.0
+            p = flip.floor if difference_S.any() and not overlap else 1.0
         rho, gain = _shared(base, arm, sd)
     independent = overlap == 0.0
     return Contrast(

@@ -17,7 +17,8 @@ def nadeau_bengio(
 
     The variance of the mean difference is sd^2 (1/n + n_test/n_train) over n seeds, with n - 1 degrees of freedom, for
     `n_test` and `n_train` items (or shares of items) in each split. `judge` takes the result like any other contrast.
-    It has no sign-flip test: dependent pairs may not be flipped one by one. More seeds narrow the interval only down to
+    It has no sign-flip test, as dependent pairs may not be flipped one by one; so where all
+    differences are one number p is 1. More seeds narrow the interval only down to
     what one data set can say.
 
     Raises ValueError as `paired` does, and for sizes that are not above 0.

@@ -50,7 +50,7 @@ class Pairs:
 
 
 def values(name: str, given: Any, *, dims: int = 1) -> Floats:
-    """`given` as float64 with `dims` axes; ValueError for other shapes, for infinite values and for what is no number.
+    """`given` as float64 with `dims` axes; ValueError for other shapes, values that are infinite or no numbers.
 
     Missing scores (NaN, None) stay NaN.
     """
@@ -65,9 +65,10 @@ def values(name: str, given: Any, *, dims: int = 1) -> Floats:
         raise ValueError(message) from None
     if array.ndim != dims:
         raise ValueError(f"{name} must have {dims} axes, got shape {array.shape}.")
-    if np.isinf(array).any():
+    if np.any(np.abs(array) > LARGEST):
         message = (
-            f"{name} holds infinite values. Mark a run that diverged as missing (NaN) or score it by a finite worst."
+            f"{name} holds values that are infinite or beyond {LARGEST:g}. Mark a run that diverged as missing (NaN), "
+            "or give it the metric's worst finite value."
         )
         raise ValueError(message)
     return array
@@ -118,11 +119,13 @@ def interval(value: float, error: float, df: float, alpha: float) -> Estimate:
 
 def spread(x_S: Floats, scale: float) -> float:
     """Standard deviation (n - 1); 0 where the values differ by no more than rounding of numbers up to `scale`."""
-    if np.ptp(x_S) <= ROUNDING * scale:
+    low, high = float(x_S.min()), float(x_S.max())
+    if high - low <= ROUNDING * scale:
         return 0.0
     # Divided first, so that squares of very small numbers are not lost.
-    unit = float(np.abs(x_S).max())
-    return unit * float(np.std(x_S / unit, ddof=1))
+    unit = max(high, -low)
+    z_S = (x_S - x_S.sum() / x_S.size) / unit
+    return unit * math.sqrt(float(z_S @ z_S) / (x_S.size - 1))
 
 
 def grown(log: float) -> float | None:
