@@ -165,6 +165,7 @@ def test_only_complete_pairs_count_and_the_rest_are_told(pairs: list) -> None:
     found = paired(*split(pairs), larger_is_better=False)
     assert found == attrs.evolve(paired(*split(complete), larger_is_better=False), left_out=len(pairs) - len(complete))
     assert found.n == len(complete)
+    assert found.p_exact is None or found.p_exact >= found.p_floor
     check_plain(found)
 
 
@@ -250,6 +251,7 @@ def test_redrawn_splits_widen_the_interval_by_nadeau_and_bengio() -> None:
     assert found.p == pytest.approx(2 * stats.t.sf(abs(found.t), 9), **TIGHT)
     assert found.difference.high == pytest.approx(d.mean() + stats.t.ppf(0.975, 9) * error, **TIGHT)
     assert (found.p_exact, found.p_floor, found.exact) == (None, None, None)
+    assert nadeau_bengio(base, base + 0.5, n_test=1, n_train=4, larger_is_better=True).p == 1.0
     with pytest.raises(ValueError, match="n_train must be a finite number above 0"):
         nadeau_bengio(base, arm, n_test=200, n_train=0, larger_is_better=True)
 

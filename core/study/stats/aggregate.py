@@ -99,7 +99,7 @@ def over_tasks(
         total = math.fsum(v for v, _ in variances)
         if total:
             error = math.sqrt(total) / len(effects)
-            df = total**2 / math.fsum(v * v / f for v, f in variances)
+            df = 1 / math.fsum((v / total) ** 2 / f for v, f in variances)
             p = t_two_sided(mean.value / error, df)
             mean = interval(mean.value, error, df, alpha)
     return TaskMean(effects=effects, without=tuple(without), left_out=left_out, mean=mean, df=df, p=p)

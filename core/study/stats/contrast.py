@@ -100,35 +100,17 @@ def measure(base_S: Scores, arm_S: Scores, *, larger_is_better: bool, alpha: flo
     share("alpha", alpha)
     both = pairs(base_S, arm_S)
     base, arm = both.base_S, both.arm_S
-    n = base.size
+    n, tested = base.size, base.size >= FEWEST
     inflation = 1.0 + n * overlap
     difference_S = arm - base
     scale = float(max(np.abs(base).max(initial=0.0), np.abs(arm).max(initial=0.0)))
     sd = spread(difference_S, scale) if n > 1 else None
     if sd == 0.0 and abs(difference_S.mean()) <= ROUNDING * scale:
         difference_S = np.zeros_like(difference_S)
-    tested = n >= FEWEST
-    flip = sign_flip(difference_S) if tested else None
-    error = None if sd is None else sd * math.sqrt(inflation / n)
-    t = p = rho = gain = relative_sd = None
-    difference = relative = improve = None
-    if n:
-        difference = _estimate(difference_S, error, alpha)
-        gains = float(np.mean((difference_S > 0 if larger_is_better else difference_S < 0) + 0.5 * (difference_S == 0)))
-        improve = _wilson(gains, n, alpha) if tested else Estimate(value=gains)
-    if n and min(base.min(), arm.min()) > 0:
-        log_S = np.log(arm) - np.log(base)
-        relative_sd = spread(log_S, max(1.0, float(np.abs(np.log([base, arm])).max()))) if n > 1 else None
-        log_error = None if relative_sd is None else relative_sd * math.sqrt(inflation / n)
-        relative = _from_log(_estimate(log_S, log_error, alpha))
-    if tested and flip is not None and sd is not None and error is not None:
-        if sd > 0:
-            t = float(difference_S.mean() / error)
-            p = t_two_sided(t, n - 1)
-        else:
-            p = flip.floor if difference_S.any() and not overlap else 1.0
-        rho, gain = _shared(base, arm, sd)
-    independent = overlap == 0.0
+    t, p = _t_test(difference_S, sd, overlap) if tested else (None, None)
+    flip = sign_flip(difference_S) if tested and not overlap else None
+    relative, relative_sd = _relative(base, arm, inflation, alpha)
+    rho, gain = _shared(base, arm, sd) if tested else (None, None)
     return Contrast(
         larger_is_better=larger_is_better,
         alpha=alpha,
@@ -136,27 +118,45 @@ def measure(base_S: Scores, arm_S: Scores, *, larger_is_better: bool, alpha: flo
         left_out=both.left_out,
         baseline_mean=float(base.mean()) if n else None,
         arm_mean=float(arm.mean()) if n else None,
-        difference=difference,
+        difference=_mean(difference_S, sd, inflation, alpha) if n else None,
         sd=sd,
         inflation=inflation,
         t=t,
         p=p,
-        p_exact=flip.p if flip is not None and independent else None,
-        p_floor=flip.floor if flip is not None and independent else None,
-        exact=flip.exact if flip is not None and independent else None,
+        p_exact=None if flip is None else flip.p,
+        p_floor=None if flip is None else flip.floor,
+        exact=None if flip is None else flip.exact,
         relative=relative,
         relative_sd=relative_sd,
-        improve=improve,
+        improve=_improve(difference_S if larger_is_better else -difference_S, alpha) if n else None,
         rho=rho,
         pairing_gain=gain,
     )
 
 
-def _estimate(difference_S: Floats, error: float | None, alpha: float) -> Estimate:
-    mean = float(difference_S.mean())
-    if difference_S.size < FEWEST or not error:
+def _mean(difference_S: Floats, sd: float | None, inflation: float, alpha: float) -> Estimate:
+    n, mean = difference_S.size, float(difference_S.mean())
+    if n < FEWEST or not sd:
         return Estimate(value=mean)
-    return interval(mean, error, difference_S.size - 1, alpha)
+    return interval(mean, sd * math.sqrt(inflation / n), n - 1, alpha)
+
+
+def _t_test(difference_S: Floats, sd: float | None, overlap: float) -> tuple[float | None, float]:
+    n = difference_S.size
+    if sd:
+        t = float(difference_S.mean()) / (sd * math.sqrt(1 / n + overlap))
+        return t, t_two_sided(t, n - 1)
+    return None, sign_flip(difference_S).floor if difference_S.any() and not overlap else 1.0
+
+
+def _relative(base_S: Floats, arm_S: Floats, inflation: float, alpha: float) -> tuple[Estimate | None, float | None]:
+    n = base_S.size
+    if not n or min(base_S.min(), arm_S.min()) <= 0:
+        return None, None
+    logs = np.log([base_S, arm_S])
+    log_S = logs[1] - logs[0]
+    sd = spread(log_S, max(1.0, float(np.abs(logs).max()))) if n > 1 else None
+    return _from_log(_mean(log_S, sd, inflation, alpha)), sd
 
 
 def _from_log(log: Estimate) -> Estimate | None:
@@ -169,14 +169,17 @@ def _from_log(log: Estimate) -> Estimate | None:
     return Estimate(value=value, low=math.expm1(log.low), high=high)
 
 
-def _wilson(gains: float, n: int, alpha: float) -> Estimate:
+def _improve(gain_S: Floats, alpha: float) -> Estimate:
+    n, share_better = gain_S.size, float(np.mean((gain_S > 0) + 0.5 * (gain_S == 0)))
+    if n < FEWEST:
+        return Estimate(value=share_better)
     z2 = float(special.ndtri(1 - alpha / 2)) ** 2
-    centre = (gains + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (gains * (1 - gains) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return Estimate(value=gains, low=max(0.0, centre - half), high=min(1.0, centre + half))
+    centre = (share_better + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share_better * (1 - share_better) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Estimate(value=share_better, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
-def _shared(base_S: Floats, arm_S: Floats, sd: float) -> tuple[float | None, float | None]:
+def _shared(base_S: Floats, arm_S: Floats, sd: float | None) -> tuple[float | None, float | None]:
     base = spread(base_S, float(np.abs(base_S).max()))
     arm = spread(arm_S, float(np.abs(arm_S).max()))
     rho = None

@@ -119,11 +119,13 @@ def interval(value: float, error: float, df: float, alpha: float) -> Estimate:
 
 def spread(x_S: Floats, scale: float) -> float:
     """Standard deviation (n - 1); 0 where the values differ by no more than rounding of numbers up to `scale`."""
-    if np.ptp(x_S) <= ROUNDING * scale:
+    low, high = float(x_S.min()), float(x_S.max())
+    if high - low <= ROUNDING * scale:
         return 0.0
     # Divided first, so that squares of very small numbers are not lost.
-    unit = float(np.abs(x_S).max())
-    return unit * float(np.std(x_S / unit, ddof=1))
+    unit = max(high, -low)
+    z_S = (x_S - x_S.sum() / x_S.size) / unit
+    return unit * math.sqrt(float(z_S @ z_S) / (x_S.size - 1))
 
 
 def grown(log: float) -> float | None:

@@ -15,7 +15,7 @@ import math
 import attrs
 import numpy as np
 
-from core.study.stats.scores import FEWEST, Estimate, interval, share, spread, t_two_sided, values
+from core.study.stats.scores import FEWEST, ROUNDING, Estimate, Floats, interval, share, spread, t_two_sided, values
 
 
 @attrs.frozen(kw_only=True)
@@ -47,6 +47,9 @@ def two_level(base_SU: object, arm_SU: object, *, alpha: float = 0.05) -> TwoLev
     has readers and cases where we have seeds and units. Degrees of freedom are Satterthwaite's (1946, Biometrics 2:110)
     over the mean squares that are in the sum; Hillis's own, over MS_S alone, cover too little where units dominate.
 
+    Where the means of all seeds agree, and those of units by no more than the rest explains, nothing tells the error:
+    there is no interval and no p, as where all differences are one number.
+
     Missing scores: seeds without any pair go first, then every unit that a remaining seed misses. Raises ValueError
     unless both arrays have one shape of two axes, for infinite values, and for alpha outside (0, 1).
     """
@@ -66,16 +69,18 @@ def two_level(base_SU: object, arm_SU: object, *, alpha: float = 0.05) -> TwoLev
     if difference is not None and min(n_seeds, n_units) >= FEWEST:
         unit = spread(difference_SU.ravel(), scale)
         # In units of the overall spread, so that squares of very small or large numbers are not lost.
-        ms_seeds, ms_units, ms_rest = _mean_squares(difference_SU / unit) if unit else (0.0, 0.0, 0.0)
+        rounding = ROUNDING * scale / unit if unit else 0.0
+        ms_seeds, ms_units, ms_rest = _mean_squares(difference_SU / unit, rounding) if unit else (0.0, 0.0, 0.0)
         sd_seeds = unit * math.sqrt(max(ms_seeds - ms_rest, 0.0) / n_units)
         sd_units = unit * math.sqrt(max(ms_units - ms_rest, 0.0) / n_seeds)
         sd_rest = unit * math.sqrt(ms_rest)
         total = ms_seeds + max(ms_units - ms_rest, 0.0)
         if total > 0:
-            parts = ms_seeds**2 / (n_seeds - 1)
+            parts = (ms_seeds / total) ** 2 / (n_seeds - 1)
             if ms_units > ms_rest:
-                parts += ms_units**2 / (n_units - 1) + ms_rest**2 / ((n_seeds - 1) * (n_units - 1))
-            df = total**2 / parts
+                parts += (ms_units / total) ** 2 / (n_units - 1)
+                parts += (ms_rest / total) ** 2 / ((n_seeds - 1) * (n_units - 1))
+            df = 1 / parts
             error = unit * math.sqrt(total / (n_seeds * n_units))
             p = t_two_sided(difference.value / error, df)
             difference = interval(difference.value, error, df, alpha)
@@ -93,12 +98,17 @@ def two_level(base_SU: object, arm_SU: object, *, alpha: float = 0.05) -> TwoLev
     )
 
 
-def _mean_squares(d_SU: np.ndarray) -> tuple[float, float, float]:
+def _mean_squares(d_SU: Floats, rounding: float) -> tuple[float, float, float]:
+    """Of seeds, units and rest; 0 where all means agree as closely as scores that are off by `rounding` can."""
     seeds, units = d_SU.shape
     mean_S1, mean_1U, mean = d_SU.mean(axis=1, keepdims=True), d_SU.mean(axis=0, keepdims=True), d_SU.mean()
     rest_SU = d_SU - mean_S1 - mean_1U + mean
     return (
-        float(units * np.sum((mean_S1 - mean) ** 2) / (seeds - 1)),
-        float(seeds * np.sum((mean_1U - mean) ** 2) / (units - 1)),
-        float(np.sum(rest_SU**2) / ((seeds - 1) * (units - 1))),
+        _square(mean_S1 - mean, rounding) * units / (seeds - 1),
+        _square(mean_1U - mean, rounding) * seeds / (units - 1),
+        _square(rest_SU, rounding) / ((seeds - 1) * (units - 1)),
     )
+
+
+def _square(deviation: Floats, rounding: float) -> float:
+    return float(np.sum(deviation**2)) if np.abs(deviation).max() > rounding else 0.0

@@ -89,8 +89,8 @@ def equivalence(contrast: Contrast, margin: Margin) -> float | None:
     """p of "the effect lies outside the margin": the larger of two one-sided t tests (Schuirmann 1987).
 
     A relative margin m asks whether arm over baseline lies between 1 - m and 1 + m, by logarithms. Where all pairs
-    differ by one number inside the margin, p is 1/2^n, as for a one-sided sign-flip test (1 for redrawn splits). None below 3 pairs, and for a
-    relative margin where any score is 0 or below.
+    differ by one number inside the margin, p is 1/2^n, as for a one-sided sign-flip test; 1 where splits are redrawn,
+    whose pairs depend on each other. None below 3 pairs, and for a relative margin where any score is 0 or below.
     """
     if contrast.n < FEWEST or contrast.difference is None:
         return None
@@ -99,7 +99,9 @@ def equivalence(contrast: Contrast, margin: Margin) -> float | None:
     elif contrast.relative is None:
         return None
     else:
-        mean, sd = math.log1p(contrast.relative.value), contrast.relative_sd
+        # A ratio too small for a float's distance to -1 lies outside any margin.
+        mean = math.log1p(contrast.relative.value) if contrast.relative.value > -1 else -math.inf
+        sd = contrast.relative_sd
         low, high = math.log1p(-margin.value), math.log1p(margin.value)
     if not sd:
         return 2.0**-contrast.n if low < mean < high and contrast.inflation == 1 else 1.0
