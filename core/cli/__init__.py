@@ -12,6 +12,7 @@ from core.names import near
 
 VERBS = {
     "run": "train, evaluate and report one configuration",
+    "ablate": "compare pieces over seeds: which help, at what cost, and how sure are we?",
     "resume": "go on with a run that was stopped or killed",
     "report": "draw the report of a run anew",
     "list": "the pieces that are installed, by kind",

@@ -29,7 +29,7 @@ FLAGS = {
     "attempts": "run.attempts", "timeout": "run.timeout", "stop": "run.stop", "store": "run.store", "keep": "run.keep",
 }  # fmt: skip
 """flag of `core ablate` -> key of a study file"""
-FREE = "axes", "set", "baseline"
+FREE = "axes", "set", "baseline", "tasks"
 """tables whose keys are a run's own"""
 PERCENT = "budget.tolerance", "analysis.mde", "analysis.margin"
 
@@ -41,6 +41,8 @@ class Asked:
     resolved: Resolved
     """of `Study`: every setting with its origin"""
     axes: tuple[Axis, ...]
+    tasks: Mapping[str, Layer]
+    """name -> what is its own; empty where each system is a task"""
     baseline: Mapping[str, str]
     """axis -> label, where somebody said it"""
     fixed: tuple[Layer, ...]
@@ -86,9 +88,15 @@ def ask(file: str | None, words: Mapping[str, tuple[Any, str]], registry: Regist
             if key == axis.key:
                 raise UserError(f"{key} is an axis ({axis.origin}) and fixed ({said.fixed[key][1]}) at once; keep one")
     _refuse_unknown(axes, said.fixed, registry)
+    if said.tasks and resolved.root.system:
+        raise UserError(
+            f"system ({resolved.settings['system'].origin}) and [tasks] both say what the tasks are; a task names its "
+            'system itself: [tasks.NAME] with system = "..."'
+        )
     return Asked(
         resolved=resolved,
         axes=axes,
+        tasks={name: Layer(f"task {name}", entries) for name, entries in said.tasks.items()},
         baseline=_baseline(said, axes),
         fixed=(env_layer(os.environ), Layer("study", said.fixed)),
         exclude=tuple(said.exclude),
@@ -131,6 +139,7 @@ class _Said:
     baseline: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     exclude: list[tuple[dict[str, str], str, str]] = attrs.field(factory=list)
     cells: list[dict[str, str]] = attrs.field(factory=list)
+    tasks: dict[str, dict[str, tuple[Any, str]]] = attrs.field(factory=dict)
 
     def hear(self, words: Mapping[str, tuple[Any, str]], registry: Registry) -> None:
         """Flags over what the file said."""
@@ -177,6 +186,10 @@ def _from_file(file: str) -> _Said:
         key: (_text(value, where.get(f"baseline.{key}", name)), where.get(f"baseline.{key}", name))
         for key, value in _dotted(doc.pop("baseline", {})).items()
     }
+    for task, table in doc.pop("tasks", {}).items():
+        if not isinstance(table, dict):
+            raise UserError(f"{where.get('tasks', name)}: a task is a table, [tasks.{task}]")
+        said.tasks[task] = _under(f"tasks.{task}", layer, table)
     for key, values in _dotted(doc.pop("axes", {})).items():
         origin = where.get(f"axes.{key}", name)
         if not isinstance(values, list):

@@ -19,6 +19,7 @@ from core.study.gather import Seen, gather
 from core.study.stats.aggregate import Scale, over_tasks
 from core.study.stats.interquartile import Iqm, iqm
 from core.study.stats.scores import FEWEST
+from core.study.stats.verdict import Margin, judge
 from core.study.system import SystemOf
 from core.study.table import Table
 from core.study.trial import State
@@ -32,9 +33,7 @@ def conclude(stored: Stored, table: Table) -> Findings:
     """
     seen = gather(stored, table)
     value = stored.value
-    systems = tuple(
-        SystemOf(stored, name, [one for one in seen if one.of.system == name]).found() for name in stored.metrics
-    )
+    systems = _systems(stored, seen)
     counts = _counts(stored, seen)
     return Findings(
         title=value("title") or stored.root.resolve().name,
@@ -57,6 +56,26 @@ def conclude(stored: Stored, table: Table) -> Findings:
         iqm=_iqm(systems, value("analysis.alpha")),
         code=_tally(seen, "code"),
         environments=_tally(seen, "environment"),
+    )
+
+
+def _systems(stored: Stored, seen: Sequence[Seen]) -> tuple[SystemFound, ...]:
+    """All systems, with verdicts over one family: every contrast that the plan holds, those of stopped arms too."""
+    judged = [SystemOf(stored, name, [one for one in seen if one.of.system == name]) for name in stored.metrics]
+    contrasts = [one.contrasts() for one in judged]
+    family = sum(len(one.arms) - 1 for one in judged)
+    margin = stored.value("analysis.margin")
+    words = iter(
+        judge(
+            [contrast for own in contrasts for contrast in own.values()],
+            alpha=stored.value("analysis.alpha"),
+            margin=Margin(value=margin, relative=True) if margin else None,
+            family_size=max(family, 1),
+        )
+    )
+    return tuple(
+        one.found(own, {label: next(words) for label in own}, family)
+        for one, own in zip(judged, contrasts, strict=True)
     )
 
 

@@ -182,7 +182,7 @@ def read(root: Path) -> Stored:
         except Damaged as error:
             raise TableError(f"E-PLAN: {error}. Restore it from a backup, or delete it and add again") from None
     arms = {(arm["system"], arm["label"]): arm for doc in (first, *later) for arm in doc.get("arms", [])}
-    trials = {t[0]: TrialOf(id=t[0], system=t[1], arm=t[2], seed=t[3], block=t[4])
+    trials = {(t[0], t[1], t[2]): TrialOf(id=t[0], system=t[1], arm=t[2], seed=t[3], block=t[4])
               for doc in (first, *later) for t in doc.get("trials", [])}  # fmt: skip
     return Stored(
         root=root, hash=plan_hash(first), first=first, later=tuple(later), arms=tuple(arms.values()),

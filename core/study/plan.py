@@ -22,6 +22,8 @@ from core.study.design import Cell, Grid, label
 from core.study.match import Matched, match
 from core.train.cost import Cost, measure
 
+BEGINNINGS = frozenset({"bias", "init", "start", "scale", "delta"})
+"""names of parameters that say how a piece begins"""
 Resolve = Callable[[list[Layer]], Resolved]
 State = Literal["planned", "excluded", "n/a"]
 
@@ -31,6 +33,7 @@ class Arm:
     """One cell of one system."""
 
     system: str
+    """or the task, where the study names tasks"""
     label: str
     levels: Mapping[str, str]
     """axis -> label"""
@@ -103,7 +106,9 @@ def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registr
         )
     _refuse_seed(asked)
     registry = registry or installed()
+    origin = asked.resolved.settings["system"].origin
     systems = asked.study.system or (registry.default("system") or "",)
+    tasks = asked.tasks or {name: Layer("system", {"system": (name, origin)}) for name in systems}
     opener = _Opener()
     arms: list[Arm] = []
     trials: list[PlannedTrial] = []
@@ -111,17 +116,18 @@ def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registr
     metrics: dict[str, str] = {}
     facts: dict[str, Any] = {}
     grid: Grid | None = None
-    for system in systems:
-        layers = [*asked.fixed, Layer("system", {"system": (system, asked.resolved.settings["system"].origin)})]
+    for system, task in tasks.items():
+        layers = [*asked.fixed, task]
         if grid is None:
             baseline, told = _baseline(asked, resolve, layers)
             grid, notes = asked.grid(baseline), notes + told
         made = _Arms(asked, resolve, opener, layers, system, grid, device)
-        metrics[system] = made.metric(_said_metric(asked, system, systems))
+        metrics[system] = made.metric(_said_metric(asked, system, [*tasks]))
         fresh = made.all()
         arms += fresh
         trials += [trial for arm in fresh if arm.state == "planned" for trial in made.trials(arm)]
         facts[system] = made.facts()
+    _refuse_same_tasks(trials)
     assert grid is not None
     return Plan(
         settings={path: (s.value, s.origin) for path, s in asked.resolved.settings.items()},
@@ -145,6 +151,17 @@ def _refuse_seed(asked: Asked) -> None:
     for axis in asked.axes:
         if axis.key in ("seed", "system", "recipe.seed"):
             raise UserError(f"{axis.origin}: {axis.key} is no axis; say --seeds 0,1,2 or --system spatial,perturb")
+
+
+def _refuse_same_tasks(trials: Sequence[PlannedTrial]) -> None:
+    owner: dict[str, PlannedTrial] = {}
+    for trial in trials:
+        other = owner.setdefault(trial.id, trial)
+        if other is not trial:
+            raise UserError(
+                f"{trial.arm} of {trial.system} and {other.arm} of {other.system} are one and the same trial; two tasks "
+                "or blocks of a study differ in something that changes numbers"
+            )
 
 
 def _said_metric(asked: Asked, system: str, systems: Sequence[str]) -> str:
@@ -320,6 +337,7 @@ class _Arms:
             state="planned",
             config=toml.dump(fit.resolved),
             identity=run_identity(fit.resolved, card.fingerprint, self._device(fit.resolved)),
+            start=_start(fit.resolved),
             cost={"parameters": fit.cost.parameters, "active": fit.cost.active, "flops": fit.cost.flops},
             matched=dict(fit.turned),
             notes=fit.resolved.notes,
@@ -362,6 +380,15 @@ class _Arms:
                     "one, or exclude the cell with a reason"
                 )
             seen[key] = name
+
+
+def _start(resolved: Resolved) -> dict[str, Any]:
+    """Settings by which gates, residuals and the like begin open, small or as nothing."""
+    return {
+        path: _plain(s.value)
+        for path, s in resolved.settings.items()
+        if s.row is None and s.identity and s.field.name in BEGINNINGS
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -35,9 +35,14 @@ def spell(asked: Asked, baseline: dict[str, str]) -> str:
         for key, value in values.items():
             table.add(tomlkit.key(key.split(".")), _plain(value))
         doc["set"] = table
+    for name, layer in asked.tasks.items():
+        table = tomlkit.table()
+        for key, (value, _) in layer.entries.items():
+            table.add(tomlkit.key(key.split(".")), _plain(value))
+        doc.setdefault("tasks", tomlkit.table(is_super_table=True))[name] = table
     table = tomlkit.table()
-    for key, level in baseline.items():
-        table.add(tomlkit.key(key.split(".")), level)
+    for key, chosen in baseline.items():
+        table.add(tomlkit.key(key.split(".")), chosen)
     doc["baseline"] = table
     table = tomlkit.table()
     for axis in asked.axes:

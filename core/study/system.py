@@ -19,7 +19,7 @@ from core.study.stats.power import Point, power_curve, seeds_needed
 from core.study.stats.resampled import nadeau_bengio
 from core.study.stats.scores import FEWEST, Estimate, interval, spread
 from core.study.stats.units import TwoLevel, two_level
-from core.study.stats.verdict import Margin, Verdict, judge
+from core.study.stats.verdict import Verdict
 from core.study.trial import State
 
 SEED_CURVE = (3, 4, 5, 6, 8, 10, 12, 15, 20, 30)
@@ -45,18 +45,20 @@ class SystemOf:
             for label, ones in self.by_arm.items()
         }
 
-    def found(self) -> SystemFound:
+    def contrasts(self) -> dict[str, Contrast]:
+        """Each arm against the baseline; a stopped one has none."""
         base, *others = [arm["label"] for arm in self.arms]
-        contrasts = {label: self._contrast(base, label) for label in others if not self.stopped[label]}
-        family = len(others)
-        margin = self.stored.value("analysis.margin")
-        words = judge(
-            [*contrasts.values()],
-            alpha=self.alpha,
-            margin=Margin(value=margin, relative=True) if margin else None,
-            family_size=max(family, 1),
-        )
-        verdicts = dict(zip(contrasts, words, strict=True))
+        return {label: self._contrast(base, label) for label in others if not self.stopped[label]}
+
+    def found(self, contrasts: Mapping[str, Contrast], verdicts: Mapping[str, Verdict], family: int) -> SystemFound:
+        """Everything about the system.
+
+        Args:
+            contrasts: as `contrasts` gave them.
+            verdicts: on each of them.
+            family: contrasts of the whole study.
+        """
+        base = self.arms[0]["label"]
         noise = self._noise(base)
         return SystemFound(
             system=self.name,

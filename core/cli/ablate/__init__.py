@@ -79,5 +79,5 @@ def main(words: list[str]) -> int:
     except UserError as error:
         code = CODES.get(str(error).partition(":")[0])
         if code is not None:
-            error.exit_code = code  # type: ignore[misc]
+            error.exit_code = code
         raise

@@ -52,7 +52,7 @@ def show(plan: Plan) -> None:
         f"\n{len(arms)} cells x {len(plan.seeds)} seeds{blocks} = {len(plan.trials)} trials"
         + (f"; {idle} cells do not run" if idle else "")
     )
-    for line in power_lines(len(plan.seeds) * len(plan.blocks), len(arms) // len(plan.metrics) - 1, plan.settings):
+    for line in power_lines(len(plan.seeds) * len(plan.blocks), len(arms) - len(plan.metrics), plan.settings):
         print(line)
     for note in plan.notes:
         print(f"core: {note}", file=sys.stderr)

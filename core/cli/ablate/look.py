@@ -1,0 +1,130 @@
+"""`core ablate status`, `show`, `diff` and `slurm`: verbs that only read."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from core.cli.ablate.words import directory
+from core.errors import UserError
+from core.study.folder import Stored, arm_file, command_of, read
+from core.study.scan import Scanner
+from core.study.table import Table
+from core.study.trial import State, Trial
+
+
+def _opened(root: Path) -> tuple[Stored, Table, dict[str, Trial]]:
+    stored = read(root)
+    table = Table(root, attempts=stored.value("run.attempts"))
+    return stored, table, Scanner(table).scan()
+
+
+def status(words: list[str]) -> int:
+    """Counts by state, and what is wrong; 0 where all is resolved, 3 where trials failed or wait."""
+    root, _, said = directory(words, "status", switches={"--json": "json"})
+    stored, table, seen = _opened(root)
+    counts = Counter(str(trial.state) for trial in seen.values())
+    stale = [trial.id for trial in seen.values() if trial.state is State.RUNNING and not table.alive(trial)]
+    if "json" in said.switches:
+        by_id = {trial.id: trial for trial in stored.trials}
+        doc: dict[str, Any] = {
+            "plan": stored.hash, "planned": len(seen), "states": {str(s): counts.get(str(s), 0) for s in State},
+            "stale": stale,
+            "trials": [
+                {"id": t.id, "system": by_id[t.id].system, "arm": by_id[t.id].arm, "seed": by_id[t.id].seed,
+                 "block": by_id[t.id].block, "state": str(t.state), "attempt": t.attempt, "cached": t.cached}
+                for t in seen.values() if t.id in by_id
+            ],
+        }  # fmt: skip
+        print(json.dumps(doc, indent=1))
+    else:
+        print(f"study    {root}  (plan {stored.hash[:12]})")
+        print(f"planned  {len(seen)} trials: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
+        for name in stale:
+            print(f"stale    {name}: its process is gone; the next runner takes it up")
+        for trial in stored.trials:
+            found = seen[trial.id]
+            if found.state in (State.FAILED, State.CRASHED, State.TIMEOUT, State.EXHAUSTED):
+                print(f"{found.state!s:9} {trial.id} {trial.arm}, seed {trial.seed}, {found.attempt} attempts")
+    return 0 if counts.get("done", 0) + counts.get("stopped", 0) == len(seen) else 3
+
+
+def show(words: list[str]) -> int:
+    """One trial: what it is, how it stands, what came of it, what repeats it."""
+    root, more, _ = directory(words, "show")
+    if len(more) != 1:
+        raise UserError("which trial? usage: core ablate show DIR ID")
+    stored, table, seen = _opened(root)
+    hits = [trial for trial in stored.trials if trial.id.startswith(more[0])]
+    if len(hits) != 1:
+        raise UserError(
+            f"E-TRIAL: {len(hits)} trials of {root} begin with {more[0]!r}; `core ablate status {root} --json` tells"
+        )
+    trial, state = hits[0], seen[hits[0].id]
+    print(f"trial    {trial.id}  {state.state}, attempt {state.attempt} of {state.limit}")
+    print(f"arm      {trial.arm}  (system {trial.system})")
+    print(f"seed     {trial.seed}" + (f", {stored.first['block_key']} = {trial.block}" if trial.block else ""))
+    print(f"files    {table.folder(trial.id)}")
+    print(f"repeat   {command_of(stored, trial).replace('arms/', f'{root}/arms/', 1)}")
+    result = table.result(trial.id)
+    if result is not None:
+        for score in result.metrics.get("scores", []):
+            if score["arm"] == "model":
+                value = "none" if score["value"] is None else f"{score['value']:.6g}"
+                print(f"score    {score['task']}/{score['metric']} = {value}")
+        for key, value in sorted(result.measured.items()):
+            print(f"measured {key} = {value}")
+    return 0
+
+
+def diff(words: list[str]) -> int:
+    """What two studies do differently, and whether trials that they share agree."""
+    root, more, _ = directory(words, "diff")
+    if len(more) != 1:
+        raise UserError("which two studies? usage: core ablate diff DIR DIR")
+    one, other = _opened(root), _opened(Path(more[0]))
+    lines = []
+    for key in sorted({*one[0].settings, *other[0].settings}):
+        values = [stored.settings.get(key, (None, ""))[0] for stored in (one[0], other[0])]
+        if values[0] != values[1]:
+            lines.append(f"{key}: {values[0]} | {values[1]}")
+    for key in ("axes", "baseline", "seeds", "blocks", "metrics"):
+        if one[0].first[key] != other[0].first[key]:
+            lines.append(f"{key}: {json.dumps(one[0].first[key])} | {json.dumps(other[0].first[key])}")
+    configs = [{(a["system"], a["label"]): a["config"] for a in stored.arms} for stored in (one[0], other[0])]
+    for arm in sorted({*configs[0], *configs[1]}):
+        if arm not in configs[0] or arm not in configs[1]:
+            lines.append(f"arm {arm[1]} is only in {root if arm in configs[0] else more[0]}")
+        elif configs[0][arm] != configs[1][arm]:
+            lines.append(f"arm {arm[1]} is configured differently (see {arm_file(*arm)} of both)")
+    shared = {t.id for t in one[0].trials} & {t.id for t in other[0].trials}
+    apart = 0
+    for trial in shared:
+        found = [table.result(trial) for _, table, _ in (one, other)]
+        if None not in found and found[0].metrics != found[1].metrics:  # type: ignore[union-attr]
+            apart += 1
+            lines.append(f"trial {trial} came to different results")
+    print("\n".join(lines) or "the two studies ask for the same")
+    print(f"{len(shared)} trials in both, {apart} of them with different results")
+    return 1 if apart else 0
+
+
+def slurm(words: list[str]) -> int:
+    """A batch script that starts runners; they share the study's directory and need nothing of each other."""
+    options = {"--runners": "runners", "--time": "time", "--partition": "partition", "--gpus": "gpus"}
+    root, _, said = directory(words, "slurm", options=options)
+    read(root)
+    runners = said.options.get("runners", "4")
+    if not runners.isdecimal() or int(runners) < 1:
+        raise UserError(f"--runners: a whole number of at least 1, not {runners!r}")
+    lines = ["#!/bin/bash", f"#SBATCH --job-name={shlex.quote(root.name)}", f"#SBATCH --array=1-{runners}"]
+    lines += [f"#SBATCH --{key}={value}" for key in ("time", "partition", "gpus") if (value := said.options.get(key))]
+    print(
+        "\n".join(
+            [*lines, "#SBATCH --signal=B:INT@60", "", f"exec core ablate work {shlex.quote(str(root.absolute()))}"]
+        )
+    )
+    return 0

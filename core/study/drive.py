@@ -1,0 +1,180 @@
+"""Running a planned study to its end: the rung at which arms may be given up, then everything else, then the report."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from core.config import resolve_part
+from core.errors import UserError
+from core.kinds import Executor
+from core.registry import installed
+from core.study.folder import Stored, read
+from core.study.orphans import Limits
+from core.study.runner import Runner
+from core.study.stats.futility import futile
+from core.study.steps import stop
+from core.study.store import Store
+from core.study.table import Table
+from core.study.task import Event
+from core.study.trial import State
+from core.study.work import INTERIM, interim_identity
+
+Tell = Callable[[Event], None]
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@attrs.frozen(kw_only=True)
+class Ways:
+    """How trials are run; what a flag says beats what the plan says."""
+
+    executor: Executor
+    limits: Limits
+    store: Store | None
+    rung: int
+    """step at which arms may be stopped; 0: never"""
+    attempts: int
+
+
+def ways(stored: Stored, over: Mapping[str, Any], environ: Mapping[str, str], tell: Callable[[str], None]) -> Ways:
+    """How a study's trials are run.
+
+    Args:
+        stored: the study.
+        over: settings of `run.` that beat the study's own.
+        environ: `CORE_STORE` names a store.
+        tell: called with what the store has to say.
+
+    Raises:
+        UserError: a time or a rung that is none, or an executor that cannot be made.
+    """
+
+    def said(key: str) -> Any:
+        return over.get(f"run.{key}", stored.value(f"run.{key}"))
+
+    store = said("store") or environ.get("CORE_STORE", "")
+    return Ways(
+        executor=_executor(said("executor"), said("slots"), said("threads"), said("gpus")),
+        limits=Limits(timeout=seconds_of(said("timeout"))),
+        store=Store(Path(store), tell) if store else None,
+        rung=rung_of(said("stop")),
+        attempts=said("attempts"),
+    )
+
+
+def _executor(name: str, slots: int, threads: int, gpus: Sequence[int]) -> Executor:
+    found = installed().find("executor", name, "--executor")
+    values: dict[str, Any] = dict(found.values)
+    if found.row.name == "local" and "slots" not in values:
+        values["slots"] = slots or "auto"
+    elif slots:
+        values["slots"] = slots
+    if threads:
+        values["threads"] = threads
+    if gpus:
+        values["gpus"] = list(gpus)
+    return resolve_part("executor", found.row.name, values)
+
+
+def seconds_of(text: str) -> float | None:
+    """`90s`, `30m`, `2h` as seconds; None for an empty text.
+
+    Raises:
+        UserError: no length of time.
+    """
+    if not text:
+        return None
+    hit = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*", text)
+    if hit is None or float(hit[1]) == 0:
+        raise UserError(f"run.timeout: {text!r} is no length of time; write 90s, 30m or 2h")
+    return float(hit[1]) * _UNITS[hit[2]]
+
+
+def rung_of(text: str) -> int:
+    """`futility@200` as 200; 0 for `none`.
+
+    Raises:
+        UserError: neither.
+    """
+    if text in ("", "none"):
+        return 0
+    hit = re.fullmatch(r"futility@([1-9][0-9]{0,11})", text)
+    if hit is None:
+        raise UserError(f"run.stop: {text!r} is neither none nor futility@STEP, futility@200")
+    return int(hit[1])
+
+
+def drive(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
+    """Run a study's trials until all are resolved.
+
+    Returns:
+        The runner's exit status, and why nothing could be started where it is 5.
+
+    Raises:
+        UserError: the directory cannot be used.
+    """
+    if how.rung:
+        code, reason = _interim(root, how, tell)
+        if code in (130, 143, 5):
+            return code, reason
+    table = Table(root, attempts=how.attempts)
+    runner = Runner(table, how.executor, _command(root), limits=how.limits, store=how.store, tell=tell)
+    return runner.run(), runner.reason
+
+
+def _command(root: Path, until: int = 0) -> Callable[[str], list[str]]:
+    # -P: a folder called `plugins` in the current directory must not be found before ours.
+    head = [sys.executable, "-P", "-m", "core", "ablate", "trial", str(root.absolute())]
+    tail = [str(until)] if until else []
+    return lambda trial: [*head, trial, *tail]
+
+
+def _interim(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
+    """Bring every trial to the rung, then stop the arms that are clearly worse there, all their seeds alike."""
+    stored = read(root)
+    table = Table(root, attempts=how.attempts)
+    rungs = Table.create(root / INTERIM, attempts=how.attempts)
+    of = {}
+    for trial in stored.trials:
+        if table.look(trial.id).state not in (State.DONE, State.STOPPED):
+            of[trial.id] = rungs.add([interim_identity(table.config(trial.id)[0], how.rung)])[0]
+    if not of:
+        return 0, ""
+    runner = Runner(rungs, how.executor, _command(root, how.rung), limits=how.limits, tell=tell)
+    code = runner.run()
+    if code in (130, 143, 5):
+        return code, runner.reason
+    for arm, why in verdicts_at_rung(stored, rungs, of).items():
+        for trial in stored.trials:
+            if (trial.system, trial.arm) == arm:
+                stop(table, trial.id, {"message": why})
+    return 0, ""
+
+
+def verdicts_at_rung(stored: Stored, rungs: Table, of: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """The arms that stop, each with the sentence that says why. A function of the rung's results alone, so that every
+    runner comes to the same."""
+    values: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
+    higher = True
+    step = 0
+    for trial in stored.trials:
+        result = rungs.result(of[trial.id]) if trial.id in of else None
+        if result is not None:
+            higher, step = bool(result.metrics["higher"]), int(result.metrics["step"])
+            values.setdefault((trial.system, trial.arm), {})[trial.block, trial.seed] = result.metrics["value"]
+    found = {}
+    for system in stored.metrics:
+        own = [arm["label"] for arm in stored.arms if arm["system"] == system and arm["state"] == "planned"]
+        base = values.get((system, own[0]), {})
+        for label in own[1:]:
+            arm = values.get((system, label), {})
+            pairs = sorted({*base, *arm})
+            judged = futile([base.get(p) for p in pairs], [arm.get(p) for p in pairs], higher)
+            if judged.stop:
+                found[system, label] = f"step {step}: {judged.why}"
+    return found

@@ -1,0 +1,142 @@
+"""A study while it runs: what is done, what runs, how long it still takes, and how the arms stand so far."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table as Grid
+from rich.text import Text
+
+from core.errors import UserError
+from core.study.folder import Stored
+from core.study.task import Event
+from core.study.trial import RESOLVED
+
+PLAIN = "done", "cached", "failed", "crashed", "timeout", "conflict", "unclaimed"
+"""events that are told a line each where there is no terminal"""
+
+
+class View:
+    """Shows the events of a runner: a table that changes on a terminal, lines elsewhere, nothing where quiet."""
+
+    def __init__(
+        self, root: Path, stored: Stored, slots: int, *, quiet: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.root, self.stored, self.slots, self.quiet, self.clock = root, stored, max(1, slots), quiet, clock
+        self.of = {trial.id: trial for trial in stored.trials}
+        self.running: dict[str, float] = {}
+        self.took: list[float] = []
+        self.done = self.failed = self.total = 0
+        self.standing: list[tuple[str, str]] = []
+        self.console = Console(stderr=True)
+        self.live: Live | None = None
+
+    def __enter__(self) -> View:
+        self._count()
+        if not self.quiet and self.console.is_terminal:
+            self._judge()
+            self.live = Live(self._drawn(), console=self.console, refresh_per_second=4, transient=True)
+            self.live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.__exit__(kind, error, trace)
+
+    def tell(self, event: Event) -> None:
+        """One event of the runner."""
+        if event.kind == "started":
+            self.running[event.trial] = self.clock()
+        else:
+            began = self.running.pop(event.trial, None)
+            if event.kind in ("done", "cached"):
+                self.done += 1
+                if event.kind == "done" and began is not None:
+                    self.took.append(self.clock() - began)
+            elif event.kind in ("failed", "crashed", "timeout", "conflict", "unclaimed"):
+                self.failed += 1
+        if self.quiet:
+            return
+        if self.live is None:
+            if event.kind in PLAIN:
+                print(self._line(event), file=sys.stderr, flush=True)
+            return
+        if event.kind in ("done", "cached"):
+            self._judge()
+        self.live.update(self._drawn())
+
+    def left(self) -> float | None:
+        """Seconds until the end, by the median trial; None before one is done."""
+        if not self.took:
+            return None
+        each = statistics.median(self.took)
+        now = self.clock()
+        begun = sum(min(each, now - begin) for begin in self.running.values())
+        return max(0.0, (self.total - self.done) * each - begun) / self.slots
+
+    def _line(self, event: Event) -> str:
+        trial = self.of.get(event.trial)
+        name = (
+            f"{trial.arm}, seed {trial.seed}" + (f", {trial.block}" if trial.block else "") if trial else "to the rung"
+        )
+        left = self.left()
+        rest = f", about {_spell(left)} left" if left is not None and event.kind in ("done", "cached") else ""
+        text = f": {event.text.strip().rpartition(chr(10))[2]}" if event.text and event.kind != "done" else ""
+        return f"{self.done}/{self.total} {event.kind} {event.trial} {name}{text}{rest}"
+
+    def _count(self) -> None:
+        from core.study.scan import Scanner
+        from core.study.table import Table
+
+        seen = Scanner(Table(self.root, attempts=self.stored.value("run.attempts"))).scan()
+        self.total = len(seen)
+        self.done = sum(trial.state in RESOLVED for trial in seen.values())
+
+    def _judge(self) -> None:
+        """How each arm stands; a study that cannot be judged yet stands nowhere."""
+        from core.study.conclude import conclude
+        from core.study.table import Table
+
+        try:
+            findings = conclude(self.stored, Table(self.root, attempts=self.stored.value("run.attempts")))
+        except UserError:
+            return
+        self.standing = []
+        for system in findings.systems:
+            for arm in system.arms[1:]:
+                gap = arm.contrast.difference if arm.contrast else None
+                if gap is not None:
+                    span = f" [{gap.low:+.4g}, {gap.high:+.4g}]" if gap.low is not None and gap.high is not None else ""
+                    pairs = arm.contrast.n if arm.contrast else 0
+                    self.standing.append((arm.label, f"{gap.value:+.4g}{span}, {pairs} pairs"))
+
+    def _drawn(self) -> Grid:
+        grid = Grid.grid(padding=(0, 2))
+        left = self.left()
+        grid.add_row(
+            Text(f"{self.done} of {self.total} done"),
+            Text(f"{len(self.running)} running" + (f", {self.failed} failed attempts" if self.failed else "")),
+            Text(f"about {_spell(left)} left" if left is not None else ""),
+        )
+        for trial, began in self.running.items():
+            of = self.of.get(trial)
+            name = f"{of.arm} seed {of.seed}" if of else trial
+            grid.add_row(Text("  runs"), Text(name), Text(_spell(self.clock() - began)))
+        for label, text in self.standing[:20]:
+            grid.add_row(Text("  so far"), Text(label), Text(text))
+        return grid
+
+
+def _spell(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
