@@ -159,8 +159,8 @@ def _refuse_same_tasks(trials: Sequence[PlannedTrial]) -> None:
         other = owner.setdefault(trial.id, trial)
         if other is not trial:
             raise UserError(
-                f"{trial.arm} of {trial.system} and {other.arm} of {other.system} are one and the same trial; two tasks "
-                "or blocks of a study differ in something that changes numbers"
+                f"{trial.arm} of {trial.system} and {other.arm} of {other.system} are one and the same trial; tasks "
+                "and blocks of a study differ in something that changes numbers"
             )
 
 
