@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import numpy as np
-from scipy.stats import rankdata
 
 from core.kinds.metric import Metric
 from core.params import knob, params
@@ -57,6 +56,8 @@ def _ranks(x_RN: np.ndarray) -> np.ndarray:
     order_RN = np.argsort(x_RN, axis=1)
     sorted_RN = np.take_along_axis(x_RN, order_RN, axis=1)
     if (sorted_RN[:, 1:] == sorted_RN[:, :-1]).any():
+        from scipy.stats import rankdata  # half a second to import, and ties are rare
+
         return rankdata(x_RN, axis=1)
     ranks_RN = np.empty(x_RN.shape)
     np.put_along_axis(ranks_RN, order_RN, np.arange(1.0, x_RN.shape[1] + 1)[None], axis=1)

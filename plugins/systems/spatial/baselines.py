@@ -14,13 +14,16 @@ from typing import final
 
 import attrs
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 NEIGHBOURS = 15
 COMPONENTS = 50
 """principal components in which cells are compared; with no more genes than that it is the expression space itself"""
 EXACT = 4096
 """a larger eigenproblem is not solved: with more cells and more genes than this, the most variable genes are used"""
+LOW = 8
+"""dimensions up to which a tree finds neighbours faster than a look at all"""
 DEGREE = 3
 PENALTIES = np.geomspace(1e-5, 1e4, 19)
 """ridge penalties tried, in units of the mean squared singular value of the features"""
@@ -184,8 +187,7 @@ def _constant(
 
 def _neighbours(near_nF: np.ndarray, values_nT: np.ndarray, far_mF: np.ndarray) -> dict[str, np.ndarray]:
     """Values (m, T) of the nearest training cell, and the mean of the nearest few weighted by 1 / distance."""
-    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(near_nF))).fit(near_nF)
-    distance_mk, index_mk = search.kneighbors(far_mF)
+    distance_mk, index_mk = _nearest(near_nF, far_mF, min(NEIGHBOURS, len(near_nF)))
     # Training cells on the very spot decide alone, as they would in the limit.
     apart_mk = distance_mk > 0
     weight_mk = np.where(apart_mk[:, :1], 1 / np.where(apart_mk, distance_mk, 1.0), ~apart_mk)
@@ -197,6 +199,25 @@ def _neighbours(near_nF: np.ndarray, values_nT: np.ndarray, far_mF: np.ndarray) 
         "nearest cell": values_nT[index_mk[:, 0]].astype(np.float32),
         f"nearest {NEIGHBOURS} cells": mean_mT,
     }
+
+
+def _nearest(near_nF: np.ndarray, far_mF: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and indices (m, count) of the nearest training rows, nearest first, exactly.
+
+    A tree in few dimensions, all distances in blocks in many, where a tree would look at them all as well.
+    """
+    if near_nF.shape[1] <= LOW:
+        distance, index = cKDTree(near_nF).query(far_mF, k=count)
+        return distance.reshape(-1, count), index.reshape(-1, count)
+    distance_mk, index_mk = np.empty((len(far_mF), count)), np.empty((len(far_mF), count), np.intp)
+    for part in _blocks(len(far_mF), 3 * len(near_nF)):  # distances, indices, and a copy of each row
+        apart = cdist(far_mF[part], near_nF)
+        chosen = np.argpartition(apart, count - 1, axis=1)[:, :count]
+        found = np.take_along_axis(apart, chosen, axis=1)
+        order = np.lexsort((chosen, found), axis=1)
+        distance_mk[part] = np.take_along_axis(found, order, axis=1)
+        index_mk[part] = np.take_along_axis(chosen, order, axis=1)
+    return distance_mk, index_mk
 
 
 def _variable(expression_nG: np.ndarray) -> np.ndarray:
