@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from core.acts import Idle, spell
 from core.contract import absent, refusals
 from core.errors import UserError
 from core.names import Bare, near, nearest, split
@@ -160,15 +161,41 @@ class _Attempt:
                 values[field.name] = self.leaf(key, field, cls, identity)
         if len(self.errors) > before:
             return None
-        try:
-            return cls(**values)
-        except ValueError as error:
-            said = sorted(
-                {s.origin for f in fields(cls) if f.role == "knob" for s in [self.settings[_join(path, f.name)]]}
-            )
-            told = [o for o in said if not o.startswith("default")] or said
-            self.errors.append(f"{path or cls.__name__}: {error} ({', '.join(told)})")
-            return None
+        while True:
+            try:
+                return cls(**values)
+            except Idle as error:
+                if not self.fall_back(path, error, values):
+                    key = _join(path, error.name)
+                    given = f"{spell(error.value)} {error.reason(f'{path}.' if path else '')}"
+                    self.errors.append(f"{key}: {given} ({self.settings[key].origin})")
+                    return None
+            except ValueError as error:
+                self.errors.append(self.blame(path, cls, error))
+                return None
+
+    def fall_back(self, path: str, error: Idle, values: dict[str, Any]) -> bool:
+        """Put a value that does nothing back to its default, where a higher layer than the one that gave it says so."""
+        key = _join(path, error.name)
+        setting = self.settings[key]
+        deciding = max((self.settings[_join(path, name)] for name in error.found), key=lambda s: s.chain[-1].rank)
+        given, last = setting.chain[-1], deciding.chain[-1]
+        if last.rank <= given.rank:
+            return False
+        reason = f"{deciding.path} is {spell(deciding.value)} ({last.origin})"
+        if given.rank[1] != PRESET:
+            self.notes.append(f"{key} = {spell(error.value)} ({given.origin}) is not used: {reason}")
+        values[error.name] = setting.field.default
+        link = Value(setting.field.default, f"default, as {reason}", last.rank)
+        self.settings[key] = attrs.evolve(setting, value=setting.field.default, chain=(*setting.chain, link))
+        return True
+
+    def blame(self, path: str, cls: type, error: ValueError) -> str:
+        """What a class says of its values together, and who gave those that are not defaults."""
+        knobs = [self.settings[_join(path, f.name)] for f in fields(cls) if f.role == "knob"]
+        said = sorted({s.origin for s in knobs})
+        told = [o for o in said if not o.startswith("default")] or said
+        return f"{path or cls.__name__}: {error} ({', '.join(told)})"
 
     def leaf(self, key: str, field: Field, cls: type, identity: bool) -> Any:
         chain = self.chain(key, attrs.NOTHING if field.required else field.default, f"default of {cls.__name__}")

@@ -103,4 +103,6 @@ def _default(field: Field, said: dict[str, object]) -> str:
 
 def _text(field: Field) -> str:
     unit = f" [{field.unit}]" if field.unit else ""
-    return field.help + unit + (f" ({field.source})" if field.source else "")
+    source = f" ({field.source})" if field.source else ""
+    acts = "; acts with " + " and ".join(condition.words() for condition in field.acts) if field.acts else ""
+    return field.help + unit + source + acts
