@@ -12,7 +12,7 @@ from core.kinds import System
 from core.report.curves import expert_load, gate_histograms, learning_curves
 from core.report.page import Figure, Page, Text, score_tables, verdicts, write_page
 from core.report.store import load_evaluation, load_gates, load_records
-from core.train.probe import judge_gates
+from core.train.probe import LEAST, STATS, judge_gates
 from core.train.rundir import read_record
 
 CAPTIONS = {
@@ -85,8 +85,10 @@ def _split(card: dict[str, Any]) -> list[str]:
 
 
 def _gates(records: Sequence[dict[str, float]]) -> list[str]:
-    """What the log warned of: gates outside the healthy range."""
+    """What the log warned of, gates outside the healthy range; or that none was judged."""
     total = max((record["step"] for record in records), default=0)
+    if total < LEAST and any(key.startswith(STATS) for record in records for key in record):
+        return [f"Gates are judged from step {LEAST} on, and the training has {total:.0f}."]
     return [f"Warning: {sentence}." for sentence in judge_gates(records, int(total)).values()]
 
 

@@ -84,6 +84,7 @@ class Trainer:
         self.place = Place()
         self.best: dict[str, Tensor] = {}
         self.warned: set[str] = set()
+        """gates that the log has warned of"""
         self.total = settings.steps
         if settings.epochs:
             batches = math.ceil(settings.epochs * self.train_split.batches(0))
@@ -100,6 +101,7 @@ class Trainer:
         self.best = state.best
         self.optimiser.load_state_dict(state.trainer["optimiser"])
         self.place = Place(**state.trainer["place"])
+        self.warned = set(state.trainer["warned"])
         return self.place.step
 
     def fit(self, run: RunDir, track: Track, listener: Listener, stop: Callable[[], bool]) -> bool:
@@ -149,7 +151,11 @@ class Trainer:
         found = latest(run.path)
         if found is not None and found[0] == self.place.step:
             return
-        trainer = {"optimiser": self.optimiser.state_dict(), "place": attrs.asdict(self.place)}
+        trainer = {
+            "optimiser": self.optimiser.state_dict(),
+            "place": attrs.asdict(self.place),
+            "warned": sorted(self.warned),
+        }
         state = Checkpoint(self.place.step, self.strategy.gather(self.model), self.average.weights, self.best, trainer)
         save(run.path, state, self.settings.keep)
 
