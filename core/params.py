@@ -140,6 +140,8 @@ class Field:
     help: str
     default: Any
     kind: str | None = None
+    piece: type | None = None
+    """the class that a slot asks for: the kind's, or a family of it"""
     many: bool = False
     optional: bool = False
     inline: bool = False
@@ -248,6 +250,7 @@ def _describe(cls: type, attribute: attrs.Attribute, where: str) -> Field:
             role="slot",
             default=meta["default"],
             kind=kind,
+            piece=inner,
             many=many,
             optional=optional,
             inline=meta["inline"],

@@ -52,7 +52,9 @@ REFUSED = {
     "--mask 'block_causal(block=0)'": "attention.mask.block: must be >= 1, got 0",
     "--mask 'neighbours(k=0)'": "attention.mask.k: must be >= 1, got 0",
     "--mask cross_only": "cross_only is for two sides in one sequence",
-    "--mask 'window_anchor(anchors=2)' --anchor 'attention(count=3)'": "shows 2 anchors and there are 3",
+    "--mask 'window_anchor(anchors=2)' --anchor 'attention(count=3)'": (
+        "the mask shows 2 anchors and the anchor piece makes 3; set --mask.anchors 3, or --anchor.count 2"
+    ),
     "--attention.heads 3": "a width of 16 does not divide into 3 heads; heads may be 1, 2, 4, 8, 16",
     "--attention differential --attention.heads 3": "a width of 16 does not divide into 3 heads",
     "--attention linear --attention.heads 32": "a width of 16 does not divide into 32 heads",

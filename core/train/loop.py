@@ -31,6 +31,8 @@ from core.train.streams import Streams, stochastic, stream_seed
 
 GATE_TOKENS = 256
 """tokens of a training batch whose gate scores are logged: what a mean and a share need, at a cost that is not felt"""
+AUXILIARY = "train/auxiliary"
+"""key of the part of the training loss that is none of the task's, in steps that have one"""
 VALID_DRAWS = 4
 """draws of times and noise for each validation unit; the same in every validation"""
 
@@ -283,6 +285,8 @@ def _numbers(terms: Terms, split: str) -> dict[str, float]:
     # What layers ask for beside the task differs from arm to arm, so validation and early stop leave it out.
     whole = terms.total() if split == "train" else terms.task()
     numbers = {f"{split}/loss": float(whole.detach())}
+    if split == "train" and terms.auxiliary:
+        numbers[AUXILIARY] = float(torch.stack([value.detach().float() for value in terms.auxiliary.values()]).sum())
     named = terms.losses | terms.auxiliary
     numbers |= {f"{split}/loss/{name}": float(value.detach()) for name, value in named.items()}
     for name, value in terms.stats.items():
