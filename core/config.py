@@ -7,21 +7,25 @@ the layer that chose it: `--ffn moe4x2` beats `ffn.experts` of a file, `--ffn.ex
 
 from __future__ import annotations
 
+import contextlib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
+from core.acts import Idle, spell
 from core.contract import absent, refusals
 from core.errors import UserError
 from core.names import Bare, near, nearest, split
-from core.params import Field, fields
+from core.params import Field, fields, summary
 from core.registry import Found, Registry, Row, installed
 from core.structure import structure
 
 Rank = tuple[int, int]
 DEFAULT, PRESET, NAME, GIVEN = (-1, 0), 1, 2, 3
+_WORD = re.compile(r"[a-z][a-z0-9_.]*")
 TOLD = 12
 """mistakes told at once; a wrong file can hold hundreds"""
 
@@ -100,7 +104,7 @@ def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = Non
         layers = renamed
     attempt.judge_leftovers()
     resolved = Resolved(root=tree, settings=attempt.settings, notes=tuple(dict.fromkeys(attempt.notes)))
-    errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings, attempt.pieces, row)))
+    errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings, registry, attempt.pieces, row)))
     if errors:
         more = [f"and {len(errors) - TOLD} more mistakes"] if len(errors) > TOLD else []
         raise ConfigError("\n".join(errors[:TOLD] + more))
@@ -162,15 +166,43 @@ class _Attempt:
                 values[field.name] = self.leaf(key, field, cls, identity)
         if len(self.errors) > before:
             return None
-        try:
-            return cls(**values)
-        except ValueError as error:
-            said = sorted(
-                {s.origin for f in fields(cls) if f.role == "knob" for s in [self.settings[_join(path, f.name)]]}
-            )
-            told = [o for o in said if not o.startswith("default")] or said
-            self.errors.append(f"{path or cls.__name__}: {error} ({', '.join(told)})")
-            return None
+        while True:
+            try:
+                return cls(**values)
+            except Idle as error:
+                if not self.fall_back(path, error, values):
+                    key = _join(path, error.name)
+                    given = f"{spell(error.value)} {error.reason(f'{path}.' if path else '')}"
+                    self.errors.append(f"{key}: {given} ({self.settings[key].origin})")
+                    return None
+            except ValueError as error:
+                self.errors.append(self.blame(path, cls, error))
+                return None
+
+    def fall_back(self, path: str, error: Idle, values: dict[str, Any]) -> bool:
+        """Put a value that does nothing back to its default, where a higher layer than the one that gave it says so."""
+        key = _join(path, error.name)
+        setting = self.settings[key]
+        deciding = max((self.settings[_join(path, name)] for name in error.found), key=lambda s: s.chain[-1].rank)
+        given, last = setting.chain[-1], deciding.chain[-1]
+        if last.rank <= given.rank:
+            return False
+        reason = f"{deciding.path} is {spell(deciding.value)} ({last.origin})"
+        if given.rank[1] != PRESET:
+            self.notes.append(f"{key} = {spell(error.value)} ({given.origin}) is not used: {reason}")
+        values[error.name] = setting.field.default
+        link = Value(setting.field.default, f"default, as {reason}", last.rank)
+        self.settings[key] = attrs.evolve(setting, value=setting.field.default, chain=(*setting.chain, link))
+        return True
+
+    def blame(self, path: str, cls: type, error: ValueError) -> str:
+        """What a class says of its values together, and who gave those it names that are not defaults."""
+        words = {_join(path, word.rstrip(".")) for word in _WORD.findall(str(error))}
+        knobs = [_join(path, f.name) for f in fields(cls) if f.role == "knob"]
+        named = [key for key in self.settings if key.partition("[")[0] in words]
+        said = sorted({self.settings[key].origin for key in named or knobs})
+        told = [o for o in said if not o.startswith("default")] or said
+        return f"{path or cls.__name__}: {error} ({', '.join(told)})"
 
     def leaf(self, key: str, field: Field, cls: type, identity: bool) -> Any:
         chain = self.chain(key, attrs.NOTHING if field.required else field.default, f"default of {cls.__name__}")
@@ -237,6 +269,7 @@ class _Attempt:
             cls = winner.row.load()
             if cls in inside:
                 raise UserError(f"{winner.row.name!r} would stand inside itself")
+            self.fit(kind, winner.row, cls, field)
         except UserError as error:
             self.errors.append(f"{key}: {error} ({link.origin})")
             self.unfilled.append(base)
@@ -281,12 +314,32 @@ class _Attempt:
                 cls = found.row.load()
                 if cls in inside:
                     raise UserError(f"{found.row.name!r} would stand inside itself")
+                self.fit(kind, found.row, cls, field)
                 self.pieces[at] = self.node(at, cls, identity, inside)
                 made.append(self.pieces[at])
             except UserError as error:
                 self.errors.append(f"{key}: {error} ({last.origin})")
                 self.unfilled.append(at)
         return tuple(made)
+
+    def fit(self, kind: str, row: Row, cls: type, field: Field) -> None:
+        """Refuse a piece of another family than a slot asks for, where it asks for one.
+
+        Raises:
+            UserError: with the names of those that fit.
+        """
+        family = typing.cast(type, field.piece)
+        if "KIND" in vars(family) or issubclass(cls, family):
+            return
+        fitting = []
+        for other in self.registry.rows(kind):
+            with contextlib.suppress(UserError):  # what does not load fits nowhere
+                if issubclass(other.load(), family):
+                    fitting.append(other.spoken)
+        raise UserError(
+            f"the {kind} {row.name!r} does not fit where a {family.__name__} is asked for ({summary(family)[:-1]}); "
+            f"those that fit: {', '.join(fitting) or 'none installed'}"
+        )
 
     def find(self, kind: str, link: Value, field: Field) -> Found | None:
         if not isinstance(link.value, str):
@@ -365,12 +418,15 @@ class _Attempt:
 
     def unknown(self, key: str, home: str) -> str:
         word = key[len(home) :].lstrip(".").partition(".")[0]
-        options = [f.name for f in self.members.get(home, [])]
+        owner = next((s.row for p, s in self.settings.items() if p == home and s.row), None)
+        forwards = owner.forwards if owner is not None else {}
+        own = [f.name for f in self.members.get(home, [])]
+        options = [*forwards, *own]
         if key.endswith("]"):
             whole = key.partition("[")[0]
             return f"{key}: one item of a list cannot be named anew. Give the whole list: --{whole} NAME,NAME"
         if home and key == home:
-            return f"{key} is a table. Give its parameters one by one: {', '.join(f'--{key}.{o}' for o in options)}"
+            return f"{key} is a table. Give its parameters one by one: {', '.join(f'--{key}.{o}' for o in own)}"
         homes = [] if home else self.homes(word)
         if len(homes) > 1:
             ways = ", ".join(f"--{h}" for h in homes)
@@ -378,14 +434,14 @@ class _Attempt:
         reason = None if homes else absent(word, {p: s for p, s in self.settings.items() if home in ("", p)})
         if reason:
             return f"{key}: {reason}"
+        if word in forwards and owner is not None:
+            return f"{key}: {owner.name} has it from a piece below. Give --{_join(home, forwards[word])}"
         full = {flag.strip("-").replace("-", "_"): flag.strip("-") for layer in self.layers for flag in layer.flags}
         full |= {path.rpartition(".")[2]: path for path in self.settings if "[" not in path}
         close = word if word in full else None if home else nearest(word, full)
         hint = near(word, options) or (f" Did you mean --{full[close]}?" if close else "")
-        owner = next((s.value for p, s in self.settings.items() if p == home and s.row), None)
-        who = (
-            f"{owner!r} takes {', '.join(options) or 'no parameters'}" if owner else f"Known here: {', '.join(options)}"
-        )
+        who = f"{owner.name!r} takes {', '.join(options) or 'no parameters'}" if owner is not None else ""
+        who = who or f"Known here: {', '.join(options)}"
         return f"{key}: unknown parameter.{hint} {who}"
 
 

@@ -1,31 +1,38 @@
-"""What fits where, checked before a tensor exists: the `accepts` of manifest rows against the slots below them."""
+"""What fits where, checked before a tensor exists: what manifest rows accept in the slots below them, and keep."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from core.acts import spell
+
 if TYPE_CHECKING:
     from core.config import Setting
+    from core.registry import Registry
     from core.rows import Row
 
 
 def refusals(
-    settings: Mapping[str, Setting], pieces: Mapping[str, Any] | None = None, root: Row | None = None
+    settings: Mapping[str, Setting],
+    registry: Registry,
+    pieces: Mapping[str, Any] | None = None,
+    root: Row | None = None,
 ) -> list[str]:
-    """A line for each piece that stands where a row above it does not accept it.
+    """A line for each piece that stands where a row above it does not accept it, and each value that a name rules out.
 
     Args:
         settings: of a whole tree.
-        pieces: what stands in its slots, by path; a piece may refuse another for more than its name.
+        registry: where other names for a ruled-out value are looked up.
+        pieces: what stands in the slots, by path; a piece may refuse another for more than its name.
         root: the row that the tree as a whole stands for, where it has one.
     """
-    lines = [] if root is None else _refused(root, "", settings)
+    lines = [] if root is None else _refused(root, "", settings) + _changed(root, "", settings, registry)
     for path, above in settings.items():
         if above.row is not None:
             # The parts of an inline piece stand beside it.
             prefix = path.removesuffix(above.field.name) if above.field.inline else f"{path}."
-            lines += _refused(above.row, prefix, settings)
+            lines += _refused(above.row, prefix, settings) + _changed(above.row, prefix, settings, registry)
             if pieces is not None and pieces.get(path) is not None:
                 lines += _unwanted(pieces[path], above.row, prefix, settings, pieces)
     return lines
@@ -57,6 +64,23 @@ def _unwanted(
                 lines.append(
                     f"{path}: {above.name} takes no {kind} {setting.value!r}, because {reason} ({setting.origin})"
                 )
+    return lines
+
+
+def _changed(row: Row, prefix: str, settings: Mapping[str, Setting], registry: Registry) -> list[str]:
+    """A line for each parameter whose value is another than the row's name stands for."""
+    lines = []
+    for name, options in row.keeps.items():
+        found = settings.get(prefix + name)
+        if found is None or found.value in options:
+            continue
+        free = [r.spoken for r in registry.rows(row.kind) if r.target == row.target and name not in r.keeps]
+        other = f", or choose the {row.kind} {' or '.join(free)}" if free else ""
+        kept = " or ".join(map(spell, options))
+        lines.append(
+            f"{found.path}: {row.name} stands for {name} = {kept}, not {spell(found.value)}; leave it out{other} "
+            f"({found.origin})"
+        )
     return lines
 
 

@@ -14,13 +14,15 @@ mistake is a `TypeError` at import, never a surprise in a user's run.
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 import attrs
 
+from core.acts import Condition, Idle, idle, read_conditions
 from core.names import NAME
 
 T = TypeVar("T")
@@ -43,10 +45,13 @@ def knob(
     lt: float | None = None,
     unit: str = "",
     source: str = "",
+    acts: str = "",
     identity: bool = True,
 ) -> Any:
     """A plain parameter: int, float, bool, str, a Literal, a tuple of these, or one of them `| None`.
 
+    `acts` is the condition on other parameters of the class beside which this one does anything, such as
+    `spectral!=none` (`core.acts` has the grammar); elsewhere any value but the default is refused.
     `identity=False` marks a value that cannot change numbers (a log interval); it is left out of a run's identity.
     Pass `attrs.NOTHING` as the default of a parameter that must be given.
     """
@@ -56,10 +61,11 @@ def knob(
         "help": help,
         "unit": unit,
         "source": source,
+        "acts": acts,
         "identity": identity,
         "bounds": {sign: limit for sign, limit in bounds.items() if limit is not None},
     }
-    return attrs.field(default=default, metadata=meta, validator=_within)
+    return attrs.field(default=default, metadata=meta, validator=_valid)
 
 
 def slot(default: str | tuple[str, ...] | None, help: str, *, inline: bool = False, identity: bool = True) -> Any:
@@ -79,11 +85,28 @@ def group(help: str) -> Any:
     return attrs.field(metadata={"role": "group", "help": help})
 
 
-def _within(instance: Any, attribute: attrs.Attribute, value: Any) -> None:
+def _valid(instance: Any, attribute: attrs.Attribute, value: Any) -> None:
+    """Bounds hold, and beside the other values of the instance the value does something."""
+    _within(attribute, value)
+    if instance is None or not attribute.metadata["acts"] or value == attribute.default:
+        return
+    failed = idle(_conditions(type(instance), attribute.metadata["acts"]), vars(instance))  # type: ignore[arg-type]
+    if failed is not None:
+        found = {name: getattr(instance, name) for name in failed.names}
+        raise Idle(attribute.name, value, failed, found)
+
+
+@functools.cache
+def _conditions(cls: type, text: str) -> tuple[Condition, ...]:
+    knobs = {a.name: a.type for a in attrs.fields(cls) if a.metadata["role"] == "knob"}
+    return read_conditions(text, knobs)
+
+
+def _within(attribute: attrs.Attribute, value: Any) -> None:
     """Bounds hold for a number and for each number of a list; a whole number fits into 64 bits, as in TOML."""
     if isinstance(value, tuple):
         for item in value:
-            _within(instance, attribute, item)
+            _within(attribute, item)
         return
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise NotFinite(f"{attribute.name} must be a finite number, got {value}")
@@ -117,11 +140,15 @@ class Field:
     help: str
     default: Any
     kind: str | None = None
+    piece: type | None = None
+    """the class that a slot asks for: the kind's, or a family of it"""
     many: bool = False
     optional: bool = False
     inline: bool = False
     unit: str = ""
     source: str = ""
+    acts: tuple[Condition, ...] = ()
+    """what has to hold for a value other than the default"""
     identity: bool = True
     bounds: dict[str, float] = attrs.field(factory=dict)
 
@@ -170,16 +197,31 @@ def params(cls: type[T]) -> type[T]:
             raise TypeError(f"{where}: declare it with knob(), slot() or group()")
         if not attribute.metadata["help"].strip():
             raise TypeError(f"{where}: give it a help text")
-        field = _describe(attribute, where)
+        field = _describe(made, attribute, where)
         if field.role == "knob" and not field.required:
             _check_default(attribute, where)
+        elif field.acts:
+            raise TypeError(f"{where}: what only acts sometimes needs a default for the rest")
     return made
 
 
 def fields(cls: type) -> Iterator[Field]:
     """The declared parameters of a `@params` class, in order of declaration."""
     for attribute in attrs.fields(cls):
-        yield _describe(attribute, f"{cls.__qualname__}.{attribute.name}")
+        yield _describe(cls, attribute, f"{cls.__qualname__}.{attribute.name}")
+
+
+def in_force(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The given values without those of parameters that do nothing beside the others (`core.acts`)."""
+    left = dict(values)
+    knobs = [field for field in fields(cls) if field.role == "knob"]
+    while True:
+        now = {field.name: left.get(field.name, field.default) for field in knobs}
+        vain = [field.name for field in knobs if field.name in left and idle(field.acts, now) is not None]
+        if not vain:
+            return left
+        for name in vain:
+            del left[name]
 
 
 def summary(cls: type) -> str:
@@ -187,7 +229,7 @@ def summary(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
 
 
-def _describe(attribute: attrs.Attribute, where: str) -> Field:
+def _describe(cls: type, attribute: attrs.Attribute, where: str) -> Field:
     meta = attribute.metadata
     common = {"name": attribute.name, "type": attribute.type, "help": meta["help"]}
     if meta["role"] == "group":
@@ -208,6 +250,7 @@ def _describe(attribute: attrs.Attribute, where: str) -> Field:
             role="slot",
             default=meta["default"],
             kind=kind,
+            piece=inner,
             many=many,
             optional=optional,
             inline=meta["inline"],
@@ -216,9 +259,14 @@ def _describe(attribute: attrs.Attribute, where: str) -> Field:
         )
     if not _is_leaf(attribute.type):
         raise TypeError(f"{where}: {attribute.type!r} is no type a file or flag can spell")
+    try:
+        conditions = _conditions(cls, meta["acts"])
+    except ValueError as error:
+        raise TypeError(f"{where}: acts: {error}") from None
     return Field(
         role="knob",
         default=attribute.default,
+        acts=conditions,
         unit=meta["unit"],
         source=meta["source"],
         identity=meta["identity"],
@@ -235,7 +283,7 @@ def _check_default(attribute: attrs.Attribute, where: str) -> None:
     if not _fits(attribute.default, attribute.type):
         raise TypeError(f"{where}: its default {attribute.default!r} is not {spell_type(attribute.type)}")
     try:
-        _within(None, attribute, attribute.default)
+        _within(attribute, attribute.default)
     except ValueError as error:
         raise TypeError(f"{where}: its default is out of bounds: {error}") from None
 

@@ -126,14 +126,14 @@ class Registry:
             raise UserError(at + self._unknown(kind, name, spoken))
         values |= spoken.args
         if row.deprecated is None:
-            return Found(row, values)
+            return Found(row, row.meant(values))
         if row.name in replaced:
             raise UserError(
                 f"{at}{kind} {row.name!r} is deprecated in favour of itself ({row.origin}); tell its authors"
             )
         found = self.find(kind, row.deprecated, where, (*replaced, row.name))
         text = f"{at}{kind} {row.name!r} is deprecated; use {row.deprecated!r}"
-        return Found(found.row, found.values | values, text)
+        return Found(found.row, found.values | found.row.meant(values), text)
 
     def _by_file(self, kind: str, name: str, at: str) -> Found | None:
         text = name.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,6 +13,7 @@ import attrs
 from core.errors import UserError
 from core.names import NAME, compile_pattern, near
 
+_PATH = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 BUILTIN = "cellcore"
 KINDS: dict[str, str] = {
     "system": "a task: slots and data become something that trains and is judged",
@@ -43,6 +45,7 @@ KINDS: dict[str, str] = {
 _ROW_KEYS = {
     "target": str, "summary": str, "source": str, "preset": dict, "pattern": str, "accepts": dict, "because": dict,
     "needs": list, "revision": int, "deprecated": str, "files": list, "default": bool, "system": str,
+    "forwards": dict, "keeps": dict,
 }  # fmt: skip
 
 
@@ -79,6 +82,10 @@ class Row:
     """the name to use instead"""
     files: tuple[str, ...] = ()
     """endings of file names that speak this row: `.h5ad`"""
+    forwards: Mapping[str, str] = attrs.field(factory=dict)
+    """what a call may say -> the parameter below that gets it: `window` -> `mask.window`"""
+    keeps: Mapping[str, list[Any]] = attrs.field(factory=dict)
+    """parameter -> the values that it may have under this name"""
     default: bool = False
     system: str | None = None
     """the system of a recipe"""
@@ -86,6 +93,17 @@ class Row:
     @property
     def qualified(self) -> str:
         return f"{self.origin.name}/{self.name}"
+
+    def meant(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What a spoken name says of parameters, by the paths of those that get it.
+
+        Raises:
+            UserError: it says one parameter by two words.
+        """
+        for word, path in self.forwards.items():
+            if word in said and path in said:
+                raise UserError(f"{self.kind} {self.name!r}: {word} and {path} are one parameter; give it once")
+        return {self.forwards.get(name, name): value for name, value in said.items()}
 
     @property
     def spoken(self) -> str:
@@ -197,5 +215,11 @@ def _check_inside(values: Mapping[str, Any]) -> None:
     for kind, names in values.get("accepts", {}).items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"accepts.{kind} must be a list of names")
+    for name, path in values.get("forwards", {}).items():
+        if not NAME.fullmatch(name) or not isinstance(path, str) or not _PATH.fullmatch(path):
+            raise ValueError(f"forwards.{name} must name a parameter by its path, such as mask.window")
+    for name, options in values.get("keeps", {}).items():
+        if not isinstance(options, list) or not options:
+            raise ValueError(f"keeps.{name} must be a list of values")
     if not all(isinstance(reason, str) for reason in values.get("because", {}).values()):
         raise ValueError("because must hold texts")

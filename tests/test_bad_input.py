@@ -166,6 +166,38 @@ def test_infinite_logits(sparsifier: str, dtype: torch.dtype) -> None:
     assert best_QS[1, 0] == best_QS[1, 1] == best_QS[1].max()
 
 
+@pytest.mark.parametrize("size", [1e15, 1e20, -1e30, 1e35])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "qk_norm"])
+def test_huge_tokens(attention: str, norm: bool, size: float) -> None:
+    """A token whose product with another would pass the end of float32 gives finite values, normalised or not, by every
+    kernel and with rotated channels; and finite gradients of a loss that is bounded itself."""
+    linear = attention.startswith("linear")
+    for values in [{}] if linear else [{}, {"kernel": "reference"}, {"sparsifier": "entmax15"}, {"position": "rope"}]:
+        for dtype in (torch.float32, torch.bfloat16):
+            layer = built(attention, **values, **({} if linear else {"qk_norm": norm})).to(dtype)
+            x_BND = randn(3, 2, 6, 8).to(dtype)
+            x_BND[:, 2] *= size
+            out_BND = layer(x_BND.requires_grad_())
+            assert torch.isfinite(out_BND).all()
+            assert all_finite(out_BND.tanh(), [x_BND, *layer.parameters()])
+
+
+@pytest.mark.parametrize("attention", ["softmax", "differential"])
+def test_bounds_touch_no_healthy_token(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients of tokens up to 1e15 are, bit for bit, those without the bound."""
+    x_BND = 1e15 ** torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    told = []
+    for free in (False, True):
+        if free:
+            for module in ("pairwise", "differential"):
+                monkeypatch.setattr(f"plugins.attention.{module}.bounded", lambda x_BND, heads, normed: x_BND)
+        layer, given = built(attention, qk_norm=False), x_BND.clone().requires_grad_()
+        out_BND = layer(given)
+        told.append([out_BND, *gradients(out_BND, [given, *layer.parameters()])])
+    assert all(torch.equal(one, other) for one, other in zip(*told, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("size", [6e4, -6e4])

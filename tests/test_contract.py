@@ -97,4 +97,4 @@ def test_a_slot_that_is_not_there_is_explained_where_a_row_can() -> None:
     assert absent("gate", settings_) == "attention 'lone' takes no gate, because it has one output"
     assert absent("mask", settings_) == "attention 'lone' takes no mask"
     assert absent("kernel", settings_) is None
-    assert refusals(settings_) == []
+    assert refusals(settings_, registry()) == []

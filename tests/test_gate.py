@@ -13,7 +13,7 @@ from torch import Tensor
 from core.kinds import Gate
 from core.nn.auxiliary import listen
 from core.nn.fusion import Fusion
-from core.testing.draws import close, law, randn, seeds, started
+from core.testing.draws import built, close, law, randn, seeds, started
 from core.testing.gate import GateLaws
 from core.train.streams import Streams
 from plugins.gates._spectral import spectral_norm
@@ -30,8 +30,8 @@ COMMON = {
     "spectral": st.sampled_from(["none", "penalty", "projection"]),
     "spectral_bound": st.floats(0.1, 3.0),
 }
-SIGMOIDS = st.builds(Sigmoid, per=GRAINS, weights=st.sampled_from(["linear", "zero"]), **COMMON)
-TEMPERED = st.builds(
+SIGMOIDS = built(Sigmoid, per=GRAINS, weights=st.sampled_from(["linear", "zero"]), **COMMON)
+TEMPERED = built(
     Tempered,
     per=GRAINS,
     norm=st.booleans(),
@@ -46,7 +46,7 @@ FUSING = [Dual(inner=Tempered()), Dual(inner=Sigmoid(per="head")), Dual(inner=No
 
 @pytest.mark.parametrize(
     "gate",
-    [NoGate(), st.builds(Headwise, **COMMON), st.builds(Elementwise, **COMMON), SIGMOIDS, TEMPERED, DUALS],
+    [NoGate(), built(Headwise, **COMMON), built(Elementwise, **COMMON), SIGMOIDS, TEMPERED, DUALS],
     ids=["none", "headwise", "elementwise", "sigmoid", "tempered", "dual"],
 )
 class TestGates(GateLaws):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.kinds import Places
-from core.testing.draws import close, law, randn, seeds
+from core.testing.draws import built, close, law, randn, seeds
 from core.testing.position import PositionLaws
 from plugins.positions.direction_distance import DirectionDistance
 from plugins.positions.fourier import Fourier
@@ -19,9 +19,7 @@ from plugins.positions.sinusoidal import Sinusoidal
 origins = st.sampled_from(["token", "centre", "genomic"])
 bases = st.floats(2.0, 1e5)
 ropes = st.one_of(
-    st.builds(
-        Rope, base=bases, origin=origins, scaling=st.sampled_from(["none", "dynamic"]), trained=st.integers(1, 6)
-    ),
+    built(Rope, base=bases, origin=origins, scaling=st.sampled_from(["none", "dynamic"]), trained=st.integers(1, 6)),
     st.builds(Rope, base=bases, origin=origins, scaling=st.sampled_from(["linear", "ntk"]), factor=st.floats(1, 9)),
 )
 
@@ -31,7 +29,7 @@ ropes = st.one_of(
     [
         NoPosition(),
         ropes,
-        st.builds(Sinusoidal, base=bases, origin=origins, unit=st.floats(0.5, 9)),
+        built(Sinusoidal, base=bases, origin=origins, unit=st.floats(0.5, 9)),
         st.builds(Fourier, features=st.integers(1, 5)),
         st.builds(DirectionDistance, hidden=st.integers(1, 5)),
     ],
@@ -106,7 +104,9 @@ def test_positions_that_cannot_be_built_say_why() -> None:
         Rope().build(10, 2, 5)
     with pytest.raises(ValueError, match="at least 4 channels"):
         Rope(scaling="dynamic").build(4, 2, 2)
-    with pytest.raises(ValueError, match="factor = 2 is for scaling linear or ntk"):
+    with pytest.raises(
+        ValueError, match="factor = 2 does nothing, as scaling is none; leave it out, or choose scaling = linear or ntk"
+    ):
         Rope(factor=2.0)
     x_BND = torch.zeros(1, 3, 4)
     with pytest.raises(ValueError, match="origin = genomic needs coordinates"):

@@ -94,7 +94,7 @@ def test_checkpoints_load_without_running_code(run: Path) -> None:
     """Weights are safetensors, the rest loads with weights_only=True, and no value of the config hides in it."""
     newest = max((run / "checkpoints").iterdir())
     state = torch.load(newest / "trainer.pt", weights_only=True)
-    assert set(state) == {"optimiser", "place"}
+    assert set(state) == {"optimiser", "place", "warned"}
     weights, average = load_file(newest / "model.safetensors"), load_file(newest / "average.safetensors")
     assert weights.keys() == average.keys()
     assert all(torch.isfinite(v).all() for v in weights.values())

@@ -9,11 +9,13 @@ from typing import Any
 
 import attrs
 
+from core.acts import spell
 from core.config import resolve_part
 from core.errors import UserError
 from core.names import near
 from core.params import Field, fields
 from core.registry import KINDS, installed
+from core.rows import Row
 from core.structure import structure
 
 HELP = """usage: core show KIND NAME
@@ -38,7 +40,7 @@ def main(words: list[str]) -> int:
         print(f"core: {found.warning}", file=sys.stderr)
     cls = None if kind == "recipe" else row.load()
     if cls is not None:
-        _check(cls, found.values, name)
+        _check(row, cls, found.values, name)
         if found.values:  # what the name says may be well-typed and still contradict itself (`moe4x9`)
             resolve_part(kind, name, {})
     print(f"{kind} {row.spoken}: {row.summary}")
@@ -47,6 +49,8 @@ def main(words: list[str]) -> int:
         ("revision", str(row.revision)),
         ("source", row.source),
         ("preset", ", ".join(f"{k} = {v}" for k, v in row.preset.items())),
+        ("a call gives", ", ".join(f"{word} to {path}" for word, path in row.forwards.items())),
+        ("keeps", "; ".join(f"{k} = {' or '.join(map(spell, v))}" for k, v in row.keeps.items())),
         ("accepts", "; ".join(f"{k}: {', '.join(v) or 'none'}" for k, v in row.accepts.items())),
     ):
         if value:
@@ -64,13 +68,14 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _check(cls: type, said: Mapping[str, Any], name: str) -> None:
+def _check(row: Row, cls: type, said: Mapping[str, Any], name: str) -> None:
     """Refuse what a spoken name says of parameters that do not exist, or that are of another type."""
     known = {field.name: field for field in fields(cls)}
     for key, value in said.items():
         field = known.get(key.partition(".")[0])
         if field is None:
-            raise UserError(f"{name}: unknown parameter {key!r}.{near(key, known)} Known: {', '.join(known)}")
+            words = [*row.forwards, *known]
+            raise UserError(f"{name}: unknown parameter {key!r}.{near(key, words)} Known: {', '.join(words)}")
         if field.role == "knob":
             try:
                 structure(value, field.type)
@@ -103,4 +108,6 @@ def _default(field: Field, said: dict[str, object]) -> str:
 
 def _text(field: Field) -> str:
     unit = f" [{field.unit}]" if field.unit else ""
-    return field.help + unit + (f" ({field.source})" if field.source else "")
+    source = f" ({field.source})" if field.source else ""
+    acts = "; acts with " + " and ".join(condition.words() for condition in field.acts) if field.acts else ""
+    return field.help + unit + source + acts

@@ -12,7 +12,8 @@ from core.kinds import System
 from core.report.curves import expert_load, gate_histograms, learning_curves
 from core.report.page import Figure, Page, Text, score_tables, verdicts, write_page
 from core.report.store import load_evaluation, load_gates, load_records
-from core.train.probe import judge_gates
+from core.train.loop import AUXILIARY
+from core.train.probe import LEAST, STATS, judge_gates
 from core.train.rundir import read_record
 
 CAPTIONS = {
@@ -33,6 +34,12 @@ CAPTIONS = {
 }
 
 
+BESIDE = (
+    " The training loss holds what layers ask for beside the task, such as a router's balance; the validation loss is "
+    "the task's alone, so that arms with and without such layers compare."
+)
+
+
 def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] = ()) -> Path:
     """Write `figures/*.svg` and `report.html` from what the run directory holds.
 
@@ -45,13 +52,15 @@ def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] 
     drawn: list[tuple[str, str, str, Any]] = [
         (p.name, p.title, p.caption, p.draw()) for p in system.pictures(evaluation)
     ]
+    beside = any(AUXILIARY in record for record in records)
     for name, figure in (
         ("learning_curves", learning_curves(records)),
         ("expert_load", expert_load(records)),
         ("gates", gate_histograms(load_gates(run))),
     ):
         if figure is not None:
-            drawn.append((name, *CAPTIONS[name], figure))
+            title, caption = CAPTIONS[name]
+            drawn.append((name, title, caption + (BESIDE if name == "learning_curves" and beside else ""), figure))
     figures = []
     (run / "figures").mkdir(exist_ok=True)
     for name, title, caption, figure in drawn:
@@ -85,8 +94,10 @@ def _split(card: dict[str, Any]) -> list[str]:
 
 
 def _gates(records: Sequence[dict[str, float]]) -> list[str]:
-    """What the log warned of: gates outside the healthy range."""
+    """What the log warned of, gates outside the healthy range; or that none was judged."""
     total = max((record["step"] for record in records), default=0)
+    if total < LEAST and any(key.startswith(STATS) for record in records for key in record):
+        return [f"Gates are judged from step {LEAST} on, and the training has {total:.0f}."]
     return [f"Warning: {sentence}." for sentence in judge_gates(records, int(total)).values()]
 
 

@@ -20,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 from core.config import flatten, resolve_part
 from core.errors import UserError
 from core.kinds.plugin import Plugin
-from core.params import Field, fields, is_union
+from core.params import Field, fields, in_force, is_union
 from core.registry import BUILTIN, Row, installed
 from core.testing.draws import refuse
 
@@ -118,6 +118,9 @@ def _fields(
             options = _values(field)
             if options is not None:
                 values[path + field.name] = draw(options)
+    here = {field.name: values[path + field.name] for field in fields(cls) if path + field.name in values}
+    for name in here.keys() - in_force(cls, {**fixed, **here}).keys():
+        del values[path + name]
 
 
 def _fill(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NoReturn, TypeAlias, TypeVar, Union
@@ -15,6 +15,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
 from core.kinds.plugin import Plugin
+from core.params import in_force
 from core.train.streams import Streams
 
 P = TypeVar("P")
@@ -29,6 +30,16 @@ seeds = st.integers(0, 2**32)
 def drawn(data: st.DataObject, plugin: Drawable[P]) -> P:
     """A plugin as it stands, or one drawn from a strategy of plugins."""
     return data.draw(plugin) if isinstance(plugin, SearchStrategy) else plugin
+
+
+def built(cls: Callable[..., P], **fields: SearchStrategy) -> SearchStrategy[P]:
+    """Plugins of a class; what is drawn of a parameter that does nothing beside the others is left out.
+
+    Args:
+        cls: a `@params` class.
+        fields: strategies of its parameters.
+    """
+    return st.fixed_dictionaries(fields).map(lambda drawn: cls(**in_force(cls, drawn)))  # type: ignore[arg-type]
 
 
 refused: ContextVar[str] = ContextVar("refused", default="")

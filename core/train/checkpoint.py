@@ -29,7 +29,7 @@ class Checkpoint:
     best: dict[str, Tensor]
     """the model at its best validation; empty where no early stop asks for it"""
     trainer: dict[str, Any]
-    """optimiser state, loader position, best validation"""
+    """optimiser state, loader position, best validation, what the log has warned of"""
 
 
 def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:

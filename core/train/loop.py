@@ -31,6 +31,8 @@ from core.train.streams import Streams, stochastic, stream_seed
 
 GATE_TOKENS = 256
 """tokens of a training batch whose gate scores are logged: what a mean and a share need, at a cost that is not felt"""
+AUXILIARY = "train/auxiliary"
+"""key of the part of the training loss that is none of the task's, in steps that have one"""
 VALID_DRAWS = 4
 """draws of times and noise for each validation unit; the same in every validation"""
 
@@ -84,6 +86,7 @@ class Trainer:
         self.place = Place()
         self.best: dict[str, Tensor] = {}
         self.warned: set[str] = set()
+        """gates that the log has warned of"""
         self.total = settings.steps
         if settings.epochs:
             batches = math.ceil(settings.epochs * self.train_split.batches(0))
@@ -100,6 +103,7 @@ class Trainer:
         self.best = state.best
         self.optimiser.load_state_dict(state.trainer["optimiser"])
         self.place = Place(**state.trainer["place"])
+        self.warned = set(state.trainer["warned"])
         return self.place.step
 
     def fit(self, run: RunDir, track: Track, listener: Listener, stop: Callable[[], bool]) -> bool:
@@ -149,7 +153,11 @@ class Trainer:
         found = latest(run.path)
         if found is not None and found[0] == self.place.step:
             return
-        trainer = {"optimiser": self.optimiser.state_dict(), "place": attrs.asdict(self.place)}
+        trainer = {
+            "optimiser": self.optimiser.state_dict(),
+            "place": attrs.asdict(self.place),
+            "warned": sorted(self.warned),
+        }
         state = Checkpoint(self.place.step, self.strategy.gather(self.model), self.average.weights, self.best, trainer)
         save(run.path, state, self.settings.keep)
 
@@ -277,6 +285,8 @@ def _numbers(terms: Terms, split: str) -> dict[str, float]:
     # What layers ask for beside the task differs from arm to arm, so validation and early stop leave it out.
     whole = terms.total() if split == "train" else terms.task()
     numbers = {f"{split}/loss": float(whole.detach())}
+    if split == "train" and terms.auxiliary:
+        numbers[AUXILIARY] = float(torch.stack([value.detach().float() for value in terms.auxiliary.values()]).sum())
     named = terms.losses | terms.auxiliary
     numbers |= {f"{split}/loss/{name}": float(value.detach()) for name, value in named.items()}
     for name, value in terms.stats.items():

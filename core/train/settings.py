@@ -28,7 +28,9 @@ class Train:
     ema: float = knob(0.99, "decay of the averaged weights that are evaluated; 0: none", ge=0.0, lt=1.0)
     precision: Literal["fp32", "bf16"] = knob("fp32", "arithmetic of the forward pass")
     validate_every: int = knob(100, "steps between validations; 0: only at the end", ge=0)
-    patience: int = knob(0, "validations without improvement before stopping early; 0: never", ge=0)
+    patience: int = knob(
+        0, "validations without improvement before stopping early; 0: never", ge=0, acts="validate_every!=0"
+    )
     checkpoint_every: int = knob(100, "steps between checkpoints; 0: only at the end", ge=0, identity=False)
     keep: int = knob(2, "checkpoints kept", ge=1, identity=False)
     log_every: int = knob(10, "steps between lines of metrics.jsonl", ge=1, identity=False)

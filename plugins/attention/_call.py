@@ -85,7 +85,7 @@ def prepare(
     """Put a call together from a layer's `position`, `anchor` (or None) and `chance`.
 
     Args:
-        layer: the attention layer.
+        layer: the attention layer; its `plugin` has the slot `mask`.
         mask: the plugin's mask and the data's, joined.
         x_BQD: queries; also the sources where `context_BSD` is None.
         context_BSD: sources of cross attention.
@@ -94,7 +94,8 @@ def prepare(
         layout: as given to the layer.
 
     Raises:
-        ValueError: the layout lacks what the mask or the position must know.
+        ValueError: the layout lacks what the mask or the position must know, or mask and anchor piece disagree about
+            the number of anchors.
     """
     layout = layout or Layout()
     x_BQD, sources_BSD = without_padding(x_BQD, context_BSD, real_BS, layout)
@@ -111,6 +112,12 @@ def prepare(
     )
     if count and layout.anchors:
         raise ValueError(f"the sources have {layout.anchors} anchors in front already; choose anchor = none")
+    shown: int | None = layer.plugin.mask.own_anchors  # type: ignore[assignment, union-attr]
+    if count and shown not in (None, count):
+        raise ValueError(
+            f"the mask shows {shown} anchors and the anchor piece makes {count}; "
+            f"set --mask.anchors {count}, or --anchor.count {shown}"
+        )
     position: PositionLayer = layer.position  # type: ignore[assignment]
     queries, sources = sides(told)
     placed_BQD = position.tokens(x_BQD, queries)

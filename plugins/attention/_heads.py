@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from core.nn.overflow import saturated
 
 
 class HeadNorm(nn.Module):
@@ -25,6 +29,20 @@ class HeadNorm(nn.Module):
     def forward(self, x_BNHK: Tensor) -> Tensor:
         wide = torch.promote_types(x_BNHK.dtype, torch.float32)
         return F.rms_norm(x_BNHK.to(wide), self.weight.shape, self.weight.to(wide), eps=1e-6).to(x_BNHK.dtype)
+
+
+def bounded(x_BND: Tensor, heads: int, normed: bool) -> Tensor:
+    """Projected queries or keys, changed in place where their products would overflow and no norm follows.
+
+    A logit is a sum of K products, so channels within sqrt(max / K) / 2 keep it finite; in float32 and bfloat16 with
+    K = 64 that is 1e18. Channels of a healthy model pass as they are; one beyond the bound ends there and has no
+    gradient, so that the logit is huge and no NaN. Tokens beyond about 1e36 overflow in the projection itself. float16
+    is saturated at its own ends, as kernels sum its products in float32.
+    """
+    if normed or x_BND.dtype == torch.float16:
+        return saturated(x_BND)
+    end = math.sqrt(torch.finfo(x_BND.dtype).max * heads / x_BND.shape[-1]) / 2
+    return F.hardtanh(x_BND, -end, end, inplace=True)  # which keeps no copy for its backward pass, as clamp does
 
 
 def head_width(width: int, heads: int) -> int:

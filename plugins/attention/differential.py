@@ -20,7 +20,7 @@ from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention import _cost
 from plugins.attention._call import Call, Chance, plan, prepare
-from plugins.attention._heads import HeadNorm, head_width
+from plugins.attention._heads import HeadNorm, bounded, head_width
 
 
 @params
@@ -142,10 +142,11 @@ class DifferentialLayer(nn.Module):
 
     def _read(self, call: Call, v_BHSV: Tensor) -> Tensor:
         """A v, each map through the kernel."""
+        how = self.plugin.heads, self.plugin.qk_norm
         kernel, maps = call.kernel(self.plugin.kernel, self.plugin.sparsifier), []
         for query, key in ((self.query_1, self.key_1), (self.query_2, self.key_2)):
-            q_BHQK = self.query_norm(self._split(saturated(query(call.x_BQD))))
-            k_BHSK = self.key_norm(self._split(saturated(key(call.sources_BSD))))
+            q_BHQK = self.query_norm(self._split(bounded(query(call.x_BQD), *how)))
+            k_BHSK = self.key_norm(self._split(bounded(key(call.sources_BSD), *how)))
             q_BHQK, k_BHSK = call.turned(self.position, q_BHQK, k_BHSK)
             maps.append(
                 kernel.attend(q_BHQK, k_BHSK, v_BHSV, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias)

@@ -20,6 +20,9 @@ from core.train.streams import Dropout
 from plugins.attention._call import without_padding
 from plugins.attention._heads import head_width
 
+HIGHEST = 2.0**48
+"""where channels of queries and keys end for elu, so that products summed over 2^30 channels and sources are finite"""
+
 
 @params
 class Linear(Attention):
@@ -141,11 +144,11 @@ def _elu_features(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, real_B1S1: Ten
     """The sums over sources are divided out before they meet the values, so that half precision holds them too."""
     wide = torch.promote_types(q_BHQK.dtype, torch.float32)
     least = torch.finfo(wide).eps
-    k_BHSK = F.elu(k_BHSK.to(wide)) + 1.0
+    k_BHSK = F.elu(k_BHSK.to(wide).clamp(max=HIGHEST)) + 1.0
     if real_B1S1 is not None:
         k_BHSK = k_BHSK.masked_fill(~real_B1S1, 0.0)
     total_BH1K = k_BHSK.sum(dim=2, keepdim=True)
     share_BHSK = (k_BHSK / total_BH1K.clamp_min(least)).to(v_BHSK.dtype)
-    weight_BHQK = (F.elu(q_BHQK.to(wide)) + 1.0) * total_BH1K
+    weight_BHQK = (F.elu(q_BHQK.to(wide).clamp(max=HIGHEST)) + 1.0) * total_BH1K
     weight_BHQK = (weight_BHQK / weight_BHQK.sum(-1, keepdim=True).clamp_min(least)).to(v_BHSK.dtype)
     return weight_BHQK @ (share_BHSK.transpose(-1, -2) @ v_BHSK)

@@ -20,7 +20,7 @@ from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention import _cost
 from plugins.attention._call import Call, Chance, plan, prepare
-from plugins.attention._heads import HeadNorm, head_width
+from plugins.attention._heads import HeadNorm, bounded, head_width
 
 
 @params
@@ -143,10 +143,10 @@ class PairwiseLayer(nn.Module):
         )
 
     def _project(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        heads = (self.plugin.heads, -1)
-        q_BQHK = saturated(self.query(call.x_BQD)).unflatten(-1, heads)
-        k_BSHK = saturated(self.key(call.sources_BSD)).unflatten(-1, heads)
-        v_BSHK = saturated(self.value(call.sources_BSD)).unflatten(-1, heads)
+        count, normed = self.plugin.heads, self.plugin.qk_norm
+        q_BQHK = bounded(self.query(call.x_BQD), count, normed).unflatten(-1, (count, -1))
+        k_BSHK = bounded(self.key(call.sources_BSD), count, normed).unflatten(-1, (count, -1))
+        v_BSHK = saturated(self.value(call.sources_BSD)).unflatten(-1, (count, -1))
         q_BQHK, k_BSHK = self.query_norm(q_BQHK), self.key_norm(k_BSHK)
         q_BHQK, k_BHSK = call.turned(self.position, q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2))
         return q_BHQK, k_BHSK, v_BSHK.transpose(1, 2)

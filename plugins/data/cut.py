@@ -29,9 +29,11 @@ class Cut:
         "section: test sections are held out whole; cell: a random share of each section; auto: section where there "
         "are two or more, else cell",
     )
-    test: float = knob(0.2, "share of the sections (at least one) or cells held out as test", gt=0, lt=1)
+    test: float = knob(
+        0.2, "share of the sections (at least one) or cells held out as test", gt=0, lt=1, acts='section=""'
+    )
     valid: float = knob(0.1, "share of the sections or cells held out as valid", gt=0, lt=1)
-    section: str = knob("", "name of the one section held out as test; empty: the last ones by name")
+    section: str = knob("", "name of the one section held out as test; empty: the last ones by name", acts="by!=cell")
     seed: int = knob(0, "seed of random shares; apart from a run's seed, so that all seeds share one test set", ge=0)
 
 
@@ -62,8 +64,8 @@ def divide(table: CellTable, knobs: Cut) -> Division:
     if by == "cell":
         if knobs.section:
             raise UserError(
-                f"cut.section = {knobs.section!r} asks for a held-out section, but {_why_cell(knobs, table)}: "
-                "leave cut.section empty"
+                f"cut.section = {knobs.section!r} asks for a held-out section, but {table.where['section']} has one "
+                "section only, which is cut by cell: leave cut.section empty"
             )
         return _by_cell(table, knobs)
     if count == 1:
@@ -143,9 +145,3 @@ def _shares(table: CellTable, code: int, knobs: Cut, shares: dict[str, float]) -
     for name, size in sizes.items():
         parts[name], rows = rows[:size], rows[size:]
     return {"train": rows, **parts}
-
-
-def _why_cell(knobs: Cut, table: CellTable) -> str:
-    if knobs.by == "cell":
-        return "cut.by = 'cell' cuts every section"
-    return f"{table.where['section']} has one section only, which is cut by cell"

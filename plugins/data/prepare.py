@@ -32,7 +32,10 @@ class Prepare:
         "as stored; auto: counts for whole numbers >= 0, log1p for other values >= 0 that reach beyond 30, else none",
     )
     target_sum: float = knob(
-        1e4, "total of each cell after scaling; on a gene panel it is the panel's total, not the cell's", gt=0
+        1e4,
+        "total of each cell after scaling; on a gene panel it is the panel's total, not the cell's",
+        gt=0,
+        acts="transform=auto|counts",
     )
     clip: float = knob(10.0, "standardised expression is held within +- this many deviations", gt=0, unit="sd")
 

@@ -60,12 +60,15 @@ class Moe(FFN):
         source="Fedus et al. 2022, eq. 3",
     )
     balance: Literal["loss", "bias", "none"] = knob("loss", "how the load of experts is balanced")
-    balance_weight: float = knob(0.01, "weight of the balance loss", ge=0.0, source="Fedus et al. 2022, eq. 4")
+    balance_weight: float = knob(
+        0.01, "weight of the balance loss", ge=0.0, source="Fedus et al. 2022, eq. 4", acts="balance=loss"
+    )
     bias_rate: float = knob(
         0.004,
         "with balance by bias, how far a logit's offset moves a step; as a sigmoid's slope is up to 1/4, 0.001 there",
         gt=0.0,
         source="Wang et al. 2024, arXiv:2408.15664, algorithm 1",
+        acts="balance=bias",
     )
     z_weight: float = knob(
         0.0,

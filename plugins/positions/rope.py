@@ -29,14 +29,10 @@ class Rope(Position):
 
     base: float = knob(10_000.0, "slowest channel turns once in about 2 pi base tokens", gt=1.0)
     origin: Origin = knob("token", "place: index, index from the centre, or first coordinate")
-    unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0)
+    unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0, acts="origin=genomic")
     scaling: Literal["none", "linear", "ntk", "dynamic"] = knob("none", "how longer inputs than trained are served")
-    factor: float = knob(1.0, "s of linear and ntk", ge=1.0)
-    trained: int = knob(512, "length that dynamic scaling starts from", ge=1)
-
-    def __attrs_post_init__(self) -> None:
-        if self.factor != 1.0 and self.scaling not in ("linear", "ntk"):
-            raise ValueError(f"factor = {self.factor:g} is for scaling linear or ntk, and scaling is {self.scaling}")
+    factor: float = knob(1.0, "s of linear and ntk", ge=1.0, acts="scaling=linear|ntk")
+    trained: int = knob(512, "length that dynamic scaling starts from", ge=1, acts="scaling=dynamic")
 
     @property
     def indexed(self) -> bool:

@@ -19,7 +19,7 @@ class Sinusoidal(Position):
 
     base: float = knob(10_000.0, "slowest channel turns once in about 2 pi base tokens", gt=1.0)
     origin: Origin = knob("token", "place: index, index from the centre, or first coordinate")
-    unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0)
+    unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0, acts="origin=genomic")
 
     @property
     def indexed(self) -> bool:

@@ -31,8 +31,14 @@ class Entmax(Sparsifier):
         "alpha stays, or moves linearly with training, or is learned a head within (1, 2)",
         source="learned: Correia, Niculae and Martins 2019, arXiv:1909.00015",
     )
-    alpha_start: float = knob(1.0, "annealed: the exponent at the first step", ge=1.0, le=2.0)
-    share: float = knob(0.6, "annealed: share of the training until `alpha` is reached", gt=0.0, le=1.0)
+    alpha_start: float = knob(1.0, "annealed: the exponent at the first step", ge=1.0, le=2.0, acts="mode=annealed")
+    share: float = knob(
+        0.6,
+        "annealed: share of the training until `alpha` is reached",
+        gt=0.0,
+        le=1.0,
+        acts="mode=annealed and alpha_start!=alpha",
+    )
     temperature: Temperature = group("what the logits are divided by")
 
     def build(self, heads: int) -> EntmaxWeights:

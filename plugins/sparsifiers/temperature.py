@@ -18,7 +18,7 @@ class Temperature:
 
     start: float = knob(1.0, "temperature at the first step", gt=0.0)
     end: float = knob(1.0, "temperature from `share` of the training on", gt=0.0)
-    share: float = knob(0.6, "share of the training until `end` is reached", gt=0.0, le=1.0)
+    share: float = knob(0.6, "share of the training until `end` is reached", gt=0.0, le=1.0, acts="start!=end")
 
 
 class Cooling(Scheduled):
