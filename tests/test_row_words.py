@@ -15,6 +15,7 @@ from core.cli.choose import resolve_run
 from core.config import Layer, Resolved, resolve, resolve_part
 from core.errors import UserError
 from core.kinds import Attention, Loss, ScoreLoss
+from core.layers import cli_layer, file_layer
 from core.params import params, slot
 from core.registry import KINDS, Origin, Registry, installed
 from core.rows import read_row
@@ -25,8 +26,15 @@ from small import SMALL
 ORIGIN = Origin("acme", "1")
 
 
-def explained(*words: str) -> Resolved:
-    return resolve_run([], words)
+@params
+class Tokens:
+    """A tree whose tokens come in an order, unlike the cells of `spatial`."""
+
+    attention: Attention = slot("softmax", "reads")
+
+
+def explained(*words: str, files: tuple[Path, ...] = ()) -> Resolved:
+    return resolve(Tokens, [*(file_layer(str(file)) for file in files), cli_layer(words)])
 
 
 def refused(*words: str) -> str:
@@ -43,7 +51,7 @@ class TestForwards:
         found = explained("--attention=window_anchor(window=32, anchors=2)")
         setting = found.settings["attention.mask.window"]
         assert (setting.value, setting.origin) == (32, "name window_anchor(window=32, anchors=2)")
-        assert found.root.system.attention.mask == WindowAnchor(window=32, anchors=2)
+        assert found.root.attention.mask == WindowAnchor(window=32, anchors=2)
         assert resolve_part("attention", "window_anchor(window=32)", {}).mask.window == 32
 
     def test_what_is_said_of_the_piece_itself_beats_the_call(self, tmp_path: Path) -> None:
@@ -52,13 +60,13 @@ class TestForwards:
         assert explained("--attention=window_anchor(window=32)", "--mask.window=5").settings[key].value == 5
         file = tmp_path / "a.toml"
         file.write_text("[attention.mask]\nwindow = 9\n")
-        found = resolve_run([str(file)], ["--attention=window_anchor(window=32)"])
+        found = explained("--attention=window_anchor(window=32)", files=(file,))
         assert found.settings[key].value == 32
         assert [link.origin.partition("(")[0] for link in found.settings[key].chain] == [
             "default of WindowAnchor", "a.toml:2", "name window_anchor"
         ]  # fmt: skip
         file.write_text('attention = "window_anchor(window=32)"\n')
-        assert resolve_run([str(file)], ["--mask.window=5"]).settings[key].value == 5
+        assert explained("--mask.window=5", files=(file,)).settings[key].value == 5
 
     def test_a_call_gives_way_with_the_piece_that_it_spoke_of(self) -> None:
         """Another mask takes no window; that the call's is unused is said."""
