@@ -329,7 +329,7 @@ AXES = '[axes]\nffn = ["dense", "moe4x2"]\nattention = ["softmax", "linear"]\n'
         (
             AXES + '[budget]\nmatch = "parms"\n',
             [],
-            "budget.match: expected none|params|active|flops|time|steps, got 'parms'. Did you mean 'params'? (study.toml:5)",
+            "budget.match: expected none|params|active|flops|time|steps, got 'parms'. Did you mean 'params'?",
         ),
         ("schema = 2\n" + AXES, [], "study.toml:1: schema 2 is of a newer cellcore; this one reads 1. Update cellcore"),
         ('schema = "1"\n' + AXES, [], "study.toml:1: schema '1' is none; write schema = 1"),
@@ -388,7 +388,7 @@ AXES = '[axes]\nffn = ["dense", "moe4x2"]\nattention = ["softmax", "linear"]\n'
         (
             AXES + '[tasks.a]\nsystem = "spatial"\n',
             ["--system", "spatial"],
-            'system (CLI --system) and [tasks] both say what the tasks are;",
+            "system (CLI --system) and [tasks] both say what the tasks are; a task names its system itself: [tasks.NAME]",
         ),
         (AXES, ["--system", "spatial,spatial"], "system: spatial, spatial names one twice; keep one (CLI --system)"),
         (
