@@ -124,7 +124,7 @@ def test_flags_win_and_each_setting_knows_its_origin(read: Callable[..., Asked])
     assert origins["run.slots"] == "CLI --slots"
     assert origins["run.stop"] == "study.toml:35"
     assert origins["title"] == "study.toml:3"
-    assert origins["budget.tolerance"] == "study.toml:28"
+    assert origins["budget.tolerance"] == "study.toml:27"
     assert origins["analysis.alpha"].startswith("default")
     assert {axis.key: axis.origin for axis in asked.axes} == {
         "attention": "CLI --attention", "ffn": "study.toml:10", "train.lr": "study.toml:11",
