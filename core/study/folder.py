@@ -201,8 +201,10 @@ def read(root: Path) -> Stored:
         TableError: there is none, it is damaged, or a newer version wrote it.
     """
     try:
+        if root.exists() and not root.is_dir():
+            raise FileNotFoundError
         first = load(root / "plan.json")
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         if (root / "LAYOUT").exists():
             raise TableError(
                 f"E-PLAN: {root} was left before its plan was written; give the first command again"

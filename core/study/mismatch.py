@@ -48,4 +48,4 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def _spell(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{k}={_spell(v)}" for k, v in value.items())
-    return ",".join(map(_spell, value)) if isinstance(value, list) else str(value)
+    return ",".join(filter(None, map(_spell, value))) or "none" if isinstance(value, list) else str(value)
