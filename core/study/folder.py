@@ -69,12 +69,17 @@ class Stored:
         return dict(next((more["axes"] for more in reversed(self.later) if "axes" in more), self.first["axes"]))
 
     @property
+    def systems(self) -> list[str]:
+        """In the order in which they were asked for."""
+        return [*dict.fromkeys(arm["system"] for arm in self.arms)]
+
+    @property
     def metrics(self) -> dict[str, str]:
         """System -> primary metric."""
         found = dict(self.first["metrics"])
         for more in self.later:
             found |= more.get("metrics", {})
-        return found
+        return {system: found[system] for system in self.systems}
 
     def arm(self, system: str, label: str) -> Mapping[str, Any]:
         """One arm."""

@@ -201,7 +201,7 @@ def change_analysis(root: Path, said: Mapping[str, str]) -> None:
     metrics = {}
     if f"{ANALYSIS}metric" in changed:
         named = changed[f"{ANALYSIS}metric"][0]
-        systems = [*stored.metrics]
+        systems = stored.systems
         if len(named) not in (1, len(systems)):
             raise UserError(f"--metric: {len(named)} metrics for {len(systems)} systems; one for each")
         metrics = {system: named[i if len(named) > 1 else 0] for i, system in enumerate(systems)}
