@@ -100,7 +100,15 @@ def cost_of(opened: Opened) -> Cost:
 
 
 def execute(
-    opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: list[str], report: bool = True, until: int = 0
+    opened: Opened,
+    out: str | None,
+    *,
+    force: bool,
+    quiet: bool,
+    argv: list[str],
+    report: bool = True,
+    until: int = 0,
+    cost: Cost | None = None,
 ) -> tuple[Path, str]:
     """Train, evaluate and report; or take up where an earlier process left; or find it all done.
 
@@ -111,6 +119,7 @@ def execute(
         quiet: no progress.
         argv: the command, for the record.
         report: whether report and figures are drawn; `core report RUN` does so later.
+        cost: of the model, where somebody counted before; counting takes a second.
         until: a step at which to leave as if interrupted, the checkpoint written; 0: go to the end.
 
     Returns:
@@ -120,7 +129,7 @@ def execute(
         UserError: the directory cannot be used, or the model is larger than the memory.
         RunFailed: training could not go on; the directory says so.
     """
-    cost = cost_of(opened)
+    cost = cost_of(opened) if cost is None else cost
     refuse_too_large(cost, opened.device)
     record = {
         "system": opened.resolved.settings["system"].value,
