@@ -34,6 +34,8 @@ class View:
         self.running: dict[str, float] = {}
         self.took: list[float] = []
         self.done = self.failed = self.total = 0
+        self.at_rung = 0
+        """trials that have come to the rung at which arms may be stopped"""
         self.standing: list[tuple[str, str]] = []
         self.console = Console(stderr=True)
         self.live: Live | None = None
@@ -58,7 +60,9 @@ class View:
             self.running[event.trial] = self.clock()
         else:
             began = self.running.pop(event.trial, None)
-            if event.kind in ("done", "cached"):
+            if event.trial not in self.of:
+                self.at_rung += event.kind == "done"
+            elif event.kind in ("done", "cached"):
                 self.done += 1
                 if event.kind == "done" and began is not None:
                     self.took.append(self.clock() - began)
@@ -70,7 +74,7 @@ class View:
             if event.kind in PLAIN:
                 print(self._line(event), file=sys.stderr, flush=True)
             return
-        if event.kind in ("done", "cached"):
+        if event.kind in ("done", "cached") and event.trial in self.of:
             self._judge()
         self.live.update(self._drawn())
 
@@ -85,9 +89,9 @@ class View:
 
     def _line(self, event: Event) -> str:
         trial = self.of.get(event.trial)
-        name = (
-            f"{trial.arm}, seed {trial.seed}" + (f", {trial.block}" if trial.block else "") if trial else "to the rung"
-        )
+        if trial is None:
+            return f"rung: {self.at_rung} trials there" if event.kind == "done" else f"rung: {event.kind} {event.text}"
+        name = f"{trial.arm}, seed {trial.seed}" + (f", {trial.block}" if trial.block else "")
         left = self.left()
         rest = f", about {_spell(left)} left" if left is not None and event.kind in ("done", "cached") else ""
         text = f": {event.text.strip().rpartition(chr(10))[2]}" if event.text and event.kind != "done" else ""
@@ -123,7 +127,7 @@ class View:
         grid = Grid.grid(padding=(0, 2))
         left = self.left()
         grid.add_row(
-            Text(f"{self.done} of {self.total} done"),
+            Text(f"{self.done} of {self.total} done" + (f", {self.at_rung} at the rung" if self.at_rung else "")),
             Text(f"{len(self.running)} running" + (f", {self.failed} failed attempts" if self.failed else "")),
             Text(f"about {_spell(left)} left" if left is not None else ""),
         )
