@@ -93,8 +93,6 @@ def _run(
     outcome = {"metrics": _metrics(path), "measured": _measured(path)}
     if not keep:
         shutil.rmtree(path / "checkpoints", ignore_errors=True)
-        for name in ("evaluation.npz",):
-            (path / name).unlink(missing_ok=True)
     return outcome
 
 

@@ -118,7 +118,7 @@ def execute(
         force: set an earlier run of this directory aside.
         quiet: no progress.
         argv: the command, for the record.
-        report: whether report and figures are drawn; `core report RUN` does so later.
+        report: whether report and figures are drawn, and kept what they need.
         cost: of the model, where somebody counted before; counting takes a second.
         until: a step at which to leave as if interrupted, the checkpoint written; 0: go to the end.
 
@@ -178,7 +178,8 @@ def _go(
     run.write("config.toml", toml.dump(opened.resolved))
     run.write("parts.toml", toml.parts(opened.resolved))
     if opened.device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+        # The same as `use_deterministic_algorithms(True)`, which would import torch's compiler, two seconds long.
+        torch.set_deterministic_debug_mode("error")
     progress.say(f"run {run.path}")
     progress.say(f"data {_told(opened.card)}")
     if "split" in opened.card.facts:
@@ -220,7 +221,7 @@ def _go(
         return "stopped"
     progress.say("evaluating on held-out data")
     evaluation, gates = evaluate(trainer)
-    save_evaluation(run, evaluation, gates)
+    save_evaluation(run, evaluation, gates, whole=report)
     if report:
         from core.report.write import write_report  # draws, and drawing takes a second to import
 
