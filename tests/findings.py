@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
-import attrs
 import numpy as np
 
 from core.study.findings import (
@@ -51,7 +51,8 @@ def estimate(values, alpha):
 
 def make_system(
     *, name, axes, cells, scores, seeds, blocks=("",), states=None, stopped=(), larger=True, alpha=0.05, mde=0.05,
-    margin=0.02, label="distance Spearman", metric="expression to position/distance_spearman", messages="", cost=None,
+    margin=0.02, label="distance Spearman", metric="expression to position/distance_spearman", cost=None,
+    messages="RuntimeError: out of memory",
     with_units=False, references=None, aliases=(),
 ):  # fmt: skip
     """One system; `scores[i]` are the scores of cell i, one for each seed of each block; NaN where there is none."""
@@ -96,7 +97,7 @@ def make_system(
                         trial=f"{name}{i:02d}{j:02d}".encode().hex()[-16:], seed=seed, block=block, state=state[i, j],
                         cached=state[i, j] == "done" and (i + j) % 5 == 0,
                         value=None if math.isnan(rows[i, j]) else float(rows[i, j]),
-                        message=(messages or "RuntimeError: out of memory") if state[i, j] not in ("done", "pending") else "",
+                        message="" if state[i, j] in ("done", "pending") else messages,
                         command=f"core run --from {i}-{j} --seed {seed}",
                         scores={} if math.isnan(rows[i, j]) else {"expression to position/r2": float(rows[i, j]) / 2},
                     )
@@ -104,7 +105,7 @@ def make_system(
                 ),
                 mean=None if i in stopped else mean,
                 sd=None if i in stopped else sd,
-                cost=cost(i) if cost else CostOf(parameters=1000 + 10 * i, active=1000, flops=10**6, seconds=None, memory=None),
+                cost=(cost or _cheap)(i),
                 matched={"system.width": 60 + i} if i == 1 else {},
                 contrast=contrast,
                 verdict=verdicts.get(i),
@@ -133,8 +134,8 @@ def make_system(
         )  # fmt: skip
     return SystemFound(
         system=name, data={"name": "tissue", "sizes": {"cells": 12000}, "facts": {"split": "by section"}},
-        metric=metric, label=label, larger_is_better=larger, references=references or {}, arms=tuple(arms), family=family,
-        noise=noise, effects=fitted, aliases=tuple(aliases),
+        metric=metric, label=label, larger_is_better=larger, references=references or {}, arms=tuple(arms),
+        family=family, noise=noise, effects=fitted, aliases=tuple(aliases),
         power=() if sd is None else power_curve(range(3, 31), sd=sd, alpha=alpha / max(1, family)),
         needed=None if sd is None else _needed(mde, sd, alpha / max(1, family)),
         secondary=(_secondary(arms, contrasts, rows),) if finished else (),
@@ -144,7 +145,8 @@ def make_system(
 def make_findings(systems, *, axes, seeds, blocks=("",), idle=(), title="gates by experts", deviations=(), warnings=(),
                   over=True, alpha=0.05, mde=0.05, margin=0.02, settings=None):  # fmt: skip
     """A study of systems that share axes and seeds, its counts taken from their outcomes."""
-    counts = {"planned": 0, "n/a": sum(k == "n/a" for _, k, _ in idle), "excluded": sum(k == "excluded" for _, k, _ in idle)}
+    cells = Counter(kind for _, kind, _ in idle)
+    counts = {"planned": 0, "n/a": cells["n/a"], "excluded": cells["excluded"]}
     for o in (o for s in systems for a in s.arms for o in a.outcomes):
         key = "cached" if o.cached else "failed" if o.state in ("crashed", "timeout") else o.state
         counts[key] = counts.get(key, 0) + 1
@@ -154,8 +156,8 @@ def make_findings(systems, *, axes, seeds, blocks=("",), idle=(), title="gates b
     return Findings(
         title=title, plan="3f9c" * 16,
         settings=settings or (("seeds", str(len(seeds)), "flag"), ("analysis.alpha", str(alpha), "default")),
-        axes=axes, baseline=first.levels if first else {}, seeds=tuple(seeds), blocks=tuple(blocks), alpha=alpha, mde=mde,
-        margin=margin, counts=counts, complete=settled, idle=tuple(idle), warnings=tuple(warnings),
+        axes=axes, baseline=first.levels if first else {}, seeds=tuple(seeds), blocks=tuple(blocks), alpha=alpha,
+        mde=mde, margin=margin, counts=counts, complete=settled, idle=tuple(idle), warnings=tuple(warnings),
         deviations=tuple(deviations), systems=tuple(systems), **_over(systems, alpha) if over and len(systems) > 1 else
         {"over_systems": (), "iqm": None}, code={"a1b2c3d": counts["planned"]},
         environments={"python 3.11, torch 2.13, cpu": counts["planned"]},
@@ -185,15 +187,22 @@ def _secondary(arms, contrasts, rows):
             half = paired(rows[0] / 2, rows[i] / 2, larger_is_better=True)
             if half.difference is not None:
                 differences[arm.label] = half.difference
-    return Secondary(key="expression to position/r2", label="R²", larger_is_better=True, means=means, differences=differences)
+    key = "expression to position/r2"
+    return Secondary(key=key, label="R²", larger_is_better=True, means=means, differences=differences)
+
+
+def _cheap(i):
+    return CostOf(parameters=1000 + 10 * i, active=1000, flops=10**6, seconds=None, memory=None)
 
 
 def _over(systems, alpha):
     scales = {s.system: Scale(trivial=0.0, best=1.0) for s in systems}
+    arms = {(s.system, a.label): a for s in systems for a in s.arms}
     by_label = {
-        a.label: {s.system: [math.nan if o.value is None else o.value for b in s.arms if b.label == a.label for o in b.outcomes]
+        a.label: {s.system: [math.nan if o.value is None else o.value for o in arms[s.system, a.label].outcomes]
                   for s in systems}
-        for a in systems[0].arms if not any(b.stopped for s in systems for b in s.arms if b.label == a.label)
+        for a in systems[0].arms
+        if all((s.system, a.label) in arms and not arms[s.system, a.label].stopped for s in systems)
     }  # fmt: skip
     base = next(a.label for a in systems[0].arms if a.baseline)
     rows = []
@@ -216,16 +225,17 @@ def gated(seeds=6, *, larger=True, system="spatial", n_effect=1.0, stopped=(6,),
     shift = [0, 0.001, -0.05, -0.043, 0.021, 0.018, -0.09, 0.012]
     spread = [0.0, 0.0015, 0.01, 0.012, 0.006, 0.03, 0.02, 0.012]
     own = 0.62 + generator.normal(0, 0.02, seeds)
-    scores = [own + n_effect * d + generator.normal(0, s, seeds) if s else own for d, s in zip(shift, spread, strict=True)]
+    scores = [own + n_effect * d + generator.normal(0, s or 1e-300, seeds) for d, s in zip(shift, spread, strict=True)]
     states = {(3, 2): "exhausted"} if lost and seeds > 2 else {}
 
     def cost(i):
         return CostOf(parameters=1_204_224 + 9_000 * (i // 2) + 1_800_000 * (i % 2), active=1_204_224 + 9_000 * i,
-                      flops=int(3.1e9 * (1 + 0.07 * i)), seconds=0.021 * (1 + 0.13 * i), memory=(180 + 37 * i) * 2**20)  # fmt: skip
+                      flops=int(3.1e9 * (1 + 0.07 * i)), seconds=0.021 * (1 + 0.13 * i),
+                      memory=(180 + 37 * i) * 2**20)  # fmt: skip
 
     return make_system(
-        name=system, axes=("attention", "ffn"), cells=cells, scores=scores, seeds=range(seeds), states=states, stopped=stopped,
-        larger=larger, cost=cost, with_units=seeds > 2,
+        name=system, axes=("attention", "ffn"), cells=cells, scores=scores, seeds=range(seeds), states=states,
+        stopped=stopped, larger=larger, cost=cost, with_units=seeds > 2,
         references={"mean of the training cells": 0.11, "random": 0.0, "ceiling": 0.93, "nearest neighbours": 0.41},
     )  # fmt: skip
 
@@ -239,10 +249,6 @@ def gated_study(seeds=6, **changes):
               ("attention=linear ffn=moe8x2", "excluded", "kernel missing on this machine")),
         deviations=(Deviation(kind="code", text="trials ran with 2 revisions of the code: a1b2c3 (40), d4e5f6 (8)"),),
         warnings=("at the observed spread of 8.1 % a change of 5 % needs 23 seeds; this study has 6",),
-        settings=(("system", "spatial", "flag --system"), ("seeds", "6", "study.toml:12"), ("budget.match", "params", "default"),
-                  ("analysis.alpha", "0.05", "default"), ("analysis.margin", "0.02", "default")),
+        settings=(("system", "spatial", "flag --system"), ("seeds", "6", "study.toml:12"),
+                  ("budget.match", "params", "default"), ("analysis.alpha", "0.05", "default"), ("analysis.margin", "0.02", "default")),
     )  # fmt: skip
-
-
-def rename(findings, **changes):
-    return attrs.evolve(findings, **changes)

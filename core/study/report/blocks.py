@@ -33,7 +33,9 @@ class Table:
     def numeric(self, column: int) -> bool:
         """Whether a column is set flush right: numbers, or dashes where there are none."""
         cells = [row[column] for row in self.rows]
-        return any(c.sort is not None for c in cells) and all(c.sort is not None or c.text in ("", "–") for c in cells)
+        return any(c.sort is not None or c.text == "–" for c in cells) and all(
+            c.sort is not None or c.text in ("", "–") for c in cells
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from core.study.findings import Findings, SystemFound
-from core.study.report import tables
+from core.study.report import judged, tables
 from core.study.report.blocks import Block, Document, Folded, Items, Picture, Say, Section, Table
 from core.study.report.costs import tradeoff
 from core.study.report.factors import factorial
@@ -30,12 +32,12 @@ def document(findings: Findings) -> Document:
     Raises:
         ValueError: the accounting does not add up.
     """
-    accounts = tables.accounting(findings)
+    accounts = judged.accounting(findings)
     sections = [
-        Section(title="Verdicts", blocks=tuple(tables.boxes(findings, s) for s in findings.systems if len(s.arms) > 1)),
+        Section(title="Verdicts", blocks=tuple(judged.boxes(findings, s) for s in findings.systems if len(s.arms) > 1)),
         Section(title="Trials", blocks=(*_few(findings), *accounts)),
         Section(
-            title="Noise", blocks=_found(*(tables.noise(findings, s) for s in findings.systems), *_powers(findings))
+            title="Noise", blocks=_found(*(judged.noise(findings, s) for s in findings.systems), *_powers(findings))
         ),
         Section(title="Scores", blocks=_found(*_scores(findings))),
         Section(title="Factors", blocks=tuple(b for s in findings.systems for b in factorial(s))),
@@ -60,9 +62,10 @@ def _found(*blocks: Block | None) -> tuple[Block, ...]:
 
 def _subtitle(findings: Findings) -> str:
     axes = [f"{clean(axis)}: {listed([clean(v) for v in found], 12)}" for axis, found in sorted(findings.axes.items())]
+    blocks = f" in {plural(len(findings.blocks), 'block')}" if len(findings.blocks) > 1 else ""
     parts = [
         "; ".join(axes),
-        plural(len(findings.seeds), "seed") + (f" in {plural(len(findings.blocks), 'block')}" if len(findings.blocks) > 1 else ""),
+        plural(len(findings.seeds), "seed") + blocks,
         f"plan {clean(findings.plan)[:16]}",
     ]  # fmt: skip
     notes = [
@@ -82,8 +85,9 @@ def _few(findings: Findings) -> list[Block]:
     if len(findings.seeds) * max(1, len(findings.blocks)) < FEWEST:
         return [
             Say(
-                text=f"With {plural(len(findings.seeds), 'seed')} nothing is tested: chance between seeds cannot be told "
-                f"from a difference between arms. A test needs {FEWEST} or more; what follows shows the runs as they are."
+                text=f"With {plural(len(findings.seeds), 'seed')} nothing is tested: chance between seeds cannot be "
+                f"told from a difference between arms. A test needs {FEWEST} or more; what follows shows the "
+                "runs as they are."
             )
         ]
     return []
@@ -107,7 +111,8 @@ def _figures(findings: Findings) -> list[Picture]:
         for kind, draw in FIGURES:
             picture = draw(findings, system, f"{kind}-{i}")
             if picture is not None:
-                drawn.append(picture)
+                several = f", {clean(system.system)}" if len(findings.systems) > 1 else ""
+                drawn.append(attrs.evolve(picture, title=picture.title + several))
     return drawn
 
 
@@ -126,7 +131,8 @@ def _provenance(findings: Findings) -> list[Block]:
             text=f"Plan {clean(findings.plan)}. Baseline: "
             + ", ".join(f"{clean(k)}={clean(v)}" for k, v in sorted(findings.baseline.items()))
             + f". Seeds: {listed([str(s) for s in findings.seeds], 20)}. Error rate of all verdicts together: "
-            f"{findings.alpha:g}; wanted: changes of {percent(findings.mde)} %; margin of equivalence: {percent(findings.margin)} %."
+            f"{findings.alpha:g}; wanted: changes of {percent(findings.mde)} %; margin of equivalence: "
+            f"{percent(findings.margin)} %."
         )
     ]  # fmt: skip
     for system in findings.systems:

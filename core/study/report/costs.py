@@ -37,8 +37,8 @@ def tradeoff(findings: Findings, system: SystemFound, name: str) -> Picture | No
     better = "higher" if system.larger_is_better else "lower"
     return Picture(
         title="Quality and cost",
-        caption=f"Mean {clean(system.label)} ({better} is better) with its interval over the cost of each arm. Filled and "
-        "joined: the Pareto front, arms that no other arm matches at less cost; intervals play no part in it. Time and "
+        caption=f"Mean {clean(system.label)} ({better} is better) with its interval over the cost of each arm. "
+        "Filled and joined: the Pareto front, arms that no other arm matches at less cost; intervals play no part in it. Time and "
         f"memory depend on the machine.{said}",
         panels=tuple(panels),
         key=tuple(f"{names[a.label]}{' (baseline)' if a.baseline else ''}" for a in arms),

@@ -16,11 +16,11 @@ def factorial(system: SystemFound) -> list[Block]:
     if system.effects is not None:
         effects = system.effects
         blocks.append(
-            Say(text=
-                f"{name}: {plural(effects.n, 'trial')} in the model"
+            Say(
+                text=f"{name}: {plural(effects.n, 'trial')} in the model"
                 + (f", {effects.left_out} without a score left out" if effects.left_out else "")
                 + f"; {effects.residual_df} degrees of freedom for the error"
-                + (f", residual sd {number(effects.residual_sd, digits=3)}" if effects.residual_sd is not None else "")
+                + (f", residual sd {number(effects.residual_sd)}" if effects.residual_sd is not None else "")
                 + ". Intervals and p values here are not corrected for their number."
             )
         )
@@ -67,12 +67,13 @@ def _anova(name: str, effects: Effects) -> Table:
     rows = tuple(
         (
             Cell(clean(a.term)), Cell(number(a.sum_of_squares), a.sum_of_squares), Cell(str(a.df), a.df),
-            Cell(number(a.f, digits=3), a.f), Cell(chance(a.p), a.p),
+            Cell(number(a.f), a.f), Cell(chance(a.p), a.p),
         )
         for a in effects.anova
     )  # fmt: skip
     return Table(title=f"Analysis of variance, type II, {name}", header=("term", "sum of squares", "df", "F", "p"),
-                 rows=rows, note="What a term explains beyond all terms that do not contain it; seeds are blocks.")  # fmt: skip
+                 rows=rows,
+                 note="What a term explains beyond all terms that do not contain it; seeds are blocks.")  # fmt: skip
 
 
 def _estimate(estimate: Estimate) -> Cell:

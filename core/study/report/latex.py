@@ -8,10 +8,10 @@ from core.study.report.words import DASH
 _WORDS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "−": "$-$", "–": "--", "×": r"$\times$",
-    "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\to$", "…": r"\dots{}",
-    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "λ": r"$\lambda$", "μ": r"$\mu$", "µ": r"$\mu$",
-    "ρ": r"$\rho$", "σ": r"$\sigma$",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "−": "$-$",
+    "–": "--", "×": r"$\times$", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "→": r"$\to$", "…": r"\dots{}", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$",
+    "λ": r"$\lambda$", "μ": r"$\mu$", "µ": r"$\mu$", "ρ": r"$\rho$", "σ": r"$\sigma$", "²": r"$^2$",
 }  # fmt: skip
 
 
@@ -46,8 +46,7 @@ def _verdicts(block: Boxes) -> Table:
 
 
 def _table(table: Table) -> str:
-    sides = "".join("r" if table.numeric(j) else "l" if j == 0 or len(table.header) > 5 else "p{.3\\linewidth}"
-                    if max(len(row[j].text) for row in table.rows) > 40 else "l" for j in range(len(table.header)))  # fmt: skip
+    sides = "".join(_side(table, j) for j in range(len(table.header)))
     lines = [" & ".join(map(say, table.header))]
     lines += [" & ".join(f"\\textbf{{{say(c.text)}}}" if c.strong else say(c.text) for c in row) for row in table.rows]
     body = "\n".join(f"{{}}{line} \\\\" + ("\n\\midrule" if i == 0 else "") for i, line in enumerate(lines))
@@ -56,3 +55,10 @@ def _table(table: Table) -> str:
         f"\\caption{{{say(table.title)}.{' ' + say(table.note) if table.note else ''}}}\n"
         f"\\begin{{tabular}}{{{sides}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
     )
+
+
+def _side(table: Table, column: int) -> str:
+    if table.numeric(column):
+        return "r"
+    widest = max((len(row[column].text) for row in table.rows), default=0)
+    return "p{.3\\linewidth}" if widest > 40 and len(table.header) <= 5 else "l"

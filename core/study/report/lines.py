@@ -21,7 +21,8 @@ def interactions(findings: Findings, system: SystemFound, name: str) -> Picture 
     """Means of the levels of one axis, one line for each level of another."""
     arms = [a for a in system.arms if a.mean is not None and not a.stopped]
     base = next((a.levels for a in arms if a.baseline), findings.baseline)
-    panels, left_out = [], 0
+    panels: list[str] = []
+    left_out = 0
     for first, second in itertools.combinations(sorted(findings.axes), 2):
         across, along = sorted((first, second), key=lambda axis: -len(findings.axes[axis]))
         cells = {
@@ -42,8 +43,8 @@ def interactions(findings: Findings, system: SystemFound, name: str) -> Picture 
     said = f" {plural(left_out, 'more pair')} of axes not shown." if left_out else ""
     return Picture(
         title="Interactions",
-        caption=f"Means of {clean(system.label)} with their intervals, all other axes at the baseline. Parallel lines: the two "
-        f"axes act independently; lines that cross or part: one changes what the other does.{said}",
+        caption=f"Means of {clean(system.label)} with their intervals, all other axes at the baseline. Parallel lines: "
+        f"the two axes act independently; lines that cross or part: one changes what the other does.{said}",
         panels=tuple(panels),
     )
 
@@ -99,8 +100,8 @@ def learning(findings: Findings, system: SystemFound, name: str) -> Picture | No
     log = min(y_values) > 0 and max(y_values) > 20 * min(y_values)
     x = scale([p.step for a in arms for p in a.curve], 46, RIGHT, pad=0.02)
     y = scale(y_values, 206, 30, log=log)
-    board = Board(name=name, title=f"Validation loss over training, {system.system}", height=300,
-                  about=". ".join(f"{names[a.label]} ends at {number(a.curve[-1].mean)}" for a in coloured))  # fmt: skip
+    ends = ". ".join(f"{names[a.label]} ends at {number(a.curve[-1].mean)}" for a in coloured)
+    board = Board(name=name, title=f"Validation loss over training, {system.system}", height=300, about=ends)
     board.axis_y(y, x.start, x.end, "validation loss" + (" (log scale)" if log else ""))
     ticks = x.ticks(4)
     board.axis_x(x, 30, 206, "optimiser step", [amount(t) for t in ticks], ticks)
@@ -121,7 +122,8 @@ def learning(findings: Findings, system: SystemFound, name: str) -> Picture | No
     rest = len(arms) - len(coloured)
     return Picture(
         title="Learning curves",
-        caption="Validation loss, mean over seeds" + ("; the bands reach from the lowest to the highest seed." if banded else ".")
+        caption="Validation loss, mean over seeds"
+        + ("; the bands reach from the lowest to the highest seed." if banded else ".")
         + (f" {plural(rest, 'more arm')} in grey." if rest else "")
         + " Lines that still fall at the end: the verdict may change with longer training.",
         panels=(board.svg(),),
@@ -165,8 +167,8 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
         board.text(x(here) + 5, 42, f"this study: {here}", "tick")
     return Picture(
         title="Power",
-        caption="The smallest effect that a number of seeds finds in four studies of five, at the median spread of this "
-        f"study's differences and after correction. {needed(findings, system)}",
+        caption="The smallest effect that a number of seeds finds in four studies of five, at the median spread of "
+        f"this study's differences and after correction. {needed(findings, system)}",
         panels=(board.svg(),),
     )
 
@@ -184,4 +186,4 @@ def needed(findings: Findings, system: SystemFound) -> str:
 
 
 def _size(value: float, relative: bool) -> str:
-    return f"{percent(value)} %" if relative else number(value, digits=3)
+    return f"{percent(value)} %" if relative else number(value)

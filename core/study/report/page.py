@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -28,7 +29,10 @@ def render(document: Document) -> str:
     parts.append(f'<nav aria-label="Parts of this report">{links}</nav>')
     parts += [_section(section) for section in document.sections]
     style, script = asset("page.css"), asset("page.js")
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_say(document.title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -94,7 +98,7 @@ def _table(table: Table) -> str:
     for i, row in enumerate(table.rows):
         cells = []
         for j, cell in enumerate(row):
-            text = f"<b>{_say(cell.text)}</b>" if cell.strong else _say(cell.text)
+            text = f"<b>{_say(cell.text)}</b>" if cell.strong else _name(cell.text) if j == 0 else _say(cell.text)
             value = "" if cell.sort is None else f' data-v="{cell.sort!r}"'
             cells.append(f"<td{sides[j]}{value}>{text}</td>" if j else f'<th scope="row"{value}>{text}</th>')
         kind = ' class="own"' if i in table.own else ' class="apart"' if i in table.apart else ""
@@ -128,3 +132,8 @@ def _anchor(section: Section) -> str:
 
 def _say(text: str) -> str:
     return html.escape(text)
+
+
+def _name(text: str) -> str:
+    """A name that may go on in the next line after an underscore, rather than anywhere."""
+    return "<wbr>".join(_say(part) for part in re.split(r"(?<=_)(?=\w)", text))

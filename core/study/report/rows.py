@@ -7,12 +7,23 @@ from collections.abc import Sequence
 from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.svg import LETTER, Board, fold, scale
-from core.study.report.words import SIGNS, clean, gain, interval, number, percent, plural, short_names, verdict_word
+from core.study.report.words import (
+    SIGNS,
+    capital,
+    clean,
+    gain,
+    interval,
+    number,
+    percent,
+    plural,
+    short_names,
+    verdict_word,
+)
 from core.study.stats.scores import Estimate
 
 MOST = 40
 """arms that a figure shows"""
-LEFT, RIGHT, TOP, FOOT = 122.0, 342.0, 22.0, 36.0
+LEFT, RIGHT, TOP, FOOT = 126.0, 342.0, 22.0, 36.0
 
 
 def shown(system: SystemFound) -> tuple[list[ArmFound], str]:
@@ -67,8 +78,8 @@ def dots(findings: Findings, system: SystemFound, name: str) -> Picture | None:
             board.shape(x(arm.mean.value), y + 8, 3.4, 3, "mean", f"{names[arm.label]}, mean {interval(arm.mean)}")
     return Picture(
         title="Every seed",
-        caption=f"{clean(system.label)} of {clean(system.system)}: one dot a trial; a thin line joins the trials that "
-        f"share a seed, so parallel lines mean that pairing works. Diamonds below the dots: mean with its "
+        caption=f"{capital(clean(system.label))} of {clean(system.system)}: one dot a trial; a thin line joins the "
+        f"trials that share a seed, so parallel lines mean that pairing works. Diamonds below the dots: mean with its "
         f"{100 * (1 - findings.alpha):g} % interval.{said}",
         panels=(board.svg(),),
     )
@@ -126,17 +137,17 @@ def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None
         board.text(RIGHT + 4, y + 4, SIGNS[word], f"sign {kind}", "middle")
     bands = []
     if noise is not None:
-        bands.append(f"grey: the noise floor, ±{percent(noise) + ' %' if relative else number(noise, digits=3)}")
+        bands.append(f"grey: the noise floor, ±{percent(noise) + ' %' if relative else number(noise)}")
     if margin is not None:
-        bands.append(
-            f"outlined: the margin of equivalence, ±{percent(margin) + ' %' if relative else number(margin, digits=3)}"
-        )
+        bands.append(f"outlined: the margin of equivalence, ±{percent(margin) + ' %' if relative else number(margin)}")
     legend = ", ".join(f"{SIGNS[w]} {w}" for w in dict.fromkeys(verdict_word(a) for a, _ in effects))
+    most = max(a.contrast.n for a, _ in effects if a.contrast)
     return Picture(
         title="Differences to the baseline",
-        caption=f"Arm minus baseline over {plural(max(a.contrast.n for a, _ in effects if a.contrast), 'shared seed')}, "
+        caption=f"Arm minus baseline over {plural(most, 'shared seed' if len(findings.blocks) < 2 else 'pair')}, "
         f"with {100 * (1 - findings.alpha):g} % intervals, each for itself"
-        f"{'; ' + '; '.join(bands) if bands else ''}. Verdicts, which are corrected for many comparisons: {legend}.{said}",
+        f"{'; ' + '; '.join(bands) if bands else ''}. Verdicts, which are corrected for many comparisons: {legend}."
+        f"{said}",
         panels=(board.svg(),),
     )  # fmt: skip
 

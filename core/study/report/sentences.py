@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.study.findings import ArmFound, Findings, SystemFound
+from core.study.report.judged import ORDER
 from core.study.report.words import (
     STOPPED,
     clean,
@@ -37,9 +38,9 @@ def unfinished(findings: Findings) -> list[str]:
     """What a study that is not complete still lacks."""
     counts = findings.counts
     lacking = [f"{counts[key]:,} {key}" for key in sorted(counts) if counts[key] and key in _OPEN]
-    return [
-        f"of {plural(counts.get('planned', 0), 'planned trial')} {listed(lacking)}" if lacking else "see deviations"
-    ]
+    if not lacking:
+        return ["its deviations say why"]
+    return [f"{listed(lacking)} of {plural(counts.get('planned', 0), 'planned trial')}"]
 
 
 _OPEN = ("failed", "crashed", "timeout", "exhausted", "running", "pending")
@@ -55,7 +56,7 @@ def _of_system(findings: Findings, system: SystemFound) -> list[str]:
     if base is None or not arms:
         return [f"{where}, there is nothing to compare with a baseline."]
     out = []
-    for word in (BETTER, WORSE, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, STOPPED):
+    for word in ORDER:
         chosen = [a for a in arms if verdict_word(a) == word]
         if len(chosen) > MOST:
             out.append(f"{plural(len(chosen), 'arm')} are {_PHRASE[word]}: {listed([names[a.label] for a in chosen])}")

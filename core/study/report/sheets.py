@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
 def as_h5ad(findings: Findings) -> bytes:
     """AnnData: one observation a trial, its metrics as X (nan where there is none), the plan in `uns`."""
     import anndata
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     rows, metrics = trials(findings)
     x_NM = np.array([[row["metrics"].get(key, math.nan) for key in metrics] for row in rows], np.float64)

@@ -15,9 +15,17 @@ from core.study.report.words import clean
 
 WIDTH = 360.0
 """of every panel, in the units of its own picture; a phone shows it at about that many pixels"""
-LETTER = 5.9
+LETTER = 6.6
 """mean width of a letter of the small text"""
 COLOURS = 8
+SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
+    (),
+    ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+    ((0, -1.2), (1.1, 0.9), (-1.1, 0.9)),
+    ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+    ((0, 1.2), (1.1, -0.9), (-1.1, -0.9)),
+)
+"""corners of marks around their middle: circle (none), square, triangle, diamond, triangle on its tip"""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +94,8 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
 
 def fold(text: str, letters: int, lines: int = 2) -> list[str]:
     """`text` on so many lines of so many letters, broken at blanks, plus signs and underscores; `…` where it is cut."""
-    out, rest = [], clean(text)
+    out: list[str] = []
+    rest = clean(text)
     while rest and len(out) < lines:
         if len(rest) <= letters:
             out.append(rest)
@@ -127,13 +136,12 @@ class Board:
         self.marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{kind}">{inside}</circle>')
 
     def shape(self, x: float, y: float, size: float, which: int, kind: str, tip: str = "") -> None:
-        """Circle, square, triangle, diamond, cross: told apart without colour."""
-        corners = (None, ((-1, -1), (1, -1), (1, 1), (-1, 1)), ((0, -1.2), (1.1, 0.9), (-1.1, 0.9)),
-                   ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)), ((0, 1.2), (1.1, -0.9), (-1.1, -0.9)))[which % 5]  # fmt: skip
-        if corners is None:
-            self.dot(x, y, size, kind, tip)
-        else:
+        """A mark of `SHAPES`, told from the others without colour."""
+        corners = SHAPES[which % len(SHAPES)]
+        if corners:
             self.path([(x + size * dx, y + size * dy) for dx, dy in corners], kind, closed=True)
+        else:
+            self.dot(x, y, size, kind, tip)
 
     def text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> None:
         named = f' class="{kind}"' if kind else ""
@@ -147,7 +155,7 @@ class Board:
         for i, t in enumerate(ticks):
             self.line(x(t), top, x(t), bottom, "grid")
             self.text(x(t), bottom + 13, texts[i] if texts else tick_text(t, ticks), "tick", "middle")
-        self.text((x.start + x.end) / 2, bottom + 28, label, "name", "middle")
+        self.text((x.start + x.end) / 2, bottom + 28, fold(label, 46, 1)[0] if label else "", "name", "middle")
 
     def axis_y(self, y: Scale, left: float, right: float, label: str) -> None:
         """Grid lines and tick labels; the name of the axis stands above it, level, so that it can be read."""
@@ -155,14 +163,14 @@ class Board:
         for t in ticks:
             self.line(left, y(t), right, y(t), "grid")
             self.text(left - 5, y(t) + 3.5, tick_text(t, ticks), "tick", "end")
-        self.text(4, min(y.start, y.end) - 9, label, "name")
+        self.text(4, min(y.start, y.end) - 9, fold(label, 54, 1)[0] if label else "", "name")
 
     def legend(self, names: Sequence[str], top: float, left: float = 8) -> float:
         """Marks with their names, in rows; returns where they end."""
         x, y = left, top
         for i, name in enumerate(names):
             text = fold(name, 44, 1)[0]
-            size = 24 + LETTER * 1.06 * len(text)
+            size = 20 + LETTER * len(text)
             if x > left and x + size > self.width - 4:
                 x, y = left, y + 16
             self.shape(x + 5, y - 4, 4, i, f"mark c{i % COLOURS}")
@@ -172,8 +180,9 @@ class Board:
 
     def svg(self) -> str:
         """The panel, named for readers who cannot see it."""
+        title, about = (html.escape(clean(text)) for text in (self.title, self.about))
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" '
-            f'aria-labelledby="{self.name}-t {self.name}-d"><title id="{self.name}-t">{html.escape(clean(self.title))}</title>'
-            f'<desc id="{self.name}-d">{html.escape(clean(self.about))}</desc>{"".join(self.marks)}</svg>'
+            f'aria-labelledby="{self.name}-t {self.name}-d"><title id="{self.name}-t">{title}</title>'
+            f'<desc id="{self.name}-d">{about}</desc>{"".join(self.marks)}</svg>'
         )

@@ -3,147 +3,37 @@
 from __future__ import annotations
 
 from core.study.findings import ArmFound, Findings, SystemFound
-from core.study.report.accounts import CELLS, MEANING, missing, states
-from core.study.report.blocks import Box, Boxes, Cell, Table
+from core.study.report.blocks import Cell, Table
 from core.study.report.words import (
     DASH,
-    STOPPED,
     amount,
     chance,
     clean,
     duration,
-    gain,
     interval,
     number,
-    p_is,
-    percent,
-    plural,
     short_names,
-    smallest,
     verdict_word,
 )
 from core.study.stats.scores import Estimate
 
 
-def boxes(findings: Findings, system: SystemFound) -> Boxes:
-    """One verdict a contrast, in the order of the arms."""
-    names = short_names(findings, system)
-    made = [_box(findings, a, names[a.label]) for a in system.arms if not a.baseline]
-    base = next((names[a.label] for a in system.arms if a.baseline), "the baseline")
-    return Boxes(title=f"{clean(system.system)}: against {base}", boxes=tuple(made))
-
-
-def _box(findings: Findings, arm: ArmFound, name: str) -> Box:
-    word = verdict_word(arm)
-    if word == STOPPED:
-        return Box(name=name, word=word, size="", why=clean(arm.stopped), facts="counts in the family, in no mean")
-    effect, relative = gain(arm)
-    contrast, verdict = arm.contrast, arm.verdict
-    if contrast is None or verdict is None:
-        return Box(name=name, word=word, size="", why="no seed has both scores", facts="")
-    unit = "pair" if len(findings.blocks) > 1 else "seed"
-    facts = [plural(contrast.n, unit)]
-    if verdict.p_adjusted is not None:
-        facts.append(f"{p_is(verdict.p_adjusted)} after Holm for {plural(verdict.family_size, 'contrast')}")
-    if verdict.p_equivalence_adjusted is not None:
-        facts.append(f"equivalence {p_is(verdict.p_equivalence_adjusted)}")
-    if least := smallest(arm):
-        facts.append(f"smallest detectable effect {least}")
-    if arm.inside_noise:
-        facts.append("inside the noise floor")
-    size = "" if effect is None else interval(effect, relative=relative, signed=True)
-    return Box(name=name, word=word, size=size, why=clean(verdict.why), facts="; ".join(facts))
-
-
-def accounting(findings: Findings) -> list[Table]:
-    """States that sum to the planned trials, and which seeds gave nothing.
-
-    Raises:
-        ValueError: they do not add up.
-    """
-    found = states(findings)
-    rows = [(Cell(clean(key)), _count(n), Cell(MEANING.get(key, ""))) for key, n in found.items()]
-    rows.append((Cell("planned"), _count(findings.counts["planned"]), Cell("the sum of all above")))
-    told = [f"{plural(findings.counts[key], 'cell')} {key}" for key in CELLS if findings.counts.get(key)]
-    note = f"Beside these, {' and '.join(told)}, with reasons below." if told else ""
-    tables = [
-        Table(
-            title="Where every planned trial is", header=("state", "trials", "meaning"), rows=tuple(rows), note=note,
-            own=frozenset({len(rows) - 1}),
-        )
-    ]  # fmt: skip
-    if absent := missing(findings):
-        tables.append(
-            Table(
-                title="Trials without a result",
-                header=("arm", "system", "which", "why"),
-                rows=tuple(
-                    tuple(Cell(clean(t)) for t in (arm, system, seeds, why)) for system, arm, seeds, why in absent
-                ),
-                note="A contrast uses only seeds that both arms have.",
-            )
-        )
-    return tables
-
-
-def noise(findings: Findings, system: SystemFound) -> Table | None:
-    """How far the baseline falls from itself, then how much sharing seeds helped each contrast."""
-    names, rows = short_names(findings, system), []
-    floor = system.noise
-    if floor is not None:
-        size = (
-            f"{percent(floor.floor_relative)} %" if floor.floor_relative is not None else number(floor.floor, digits=3)
-        )
-        rows.append((
-            Cell("baseline against itself (A/A)"), Cell(f"{floor.n_first} and {floor.n_second}"),
-            _difference(floor.difference), Cell(DASH), Cell(DASH), Cell(f"floor {size}; {_p(floor.p)}"),
-        ))  # fmt: skip
-    for arm in system.arms:
-        if arm.contrast is None:
-            continue
-        c = arm.contrast
-        said = "" if not arm.inside_noise else "inside the noise floor"
-        if c.pairing_gain is not None and c.pairing_gain < 1:
-            said = "; ".join(filter(None, [said, "pairing did not help"]))
-        rows.append((
-            Cell(names[arm.label]), Cell(str(c.n), c.n), _difference(c.difference), _plain(c.rho, 2),
-            Cell(DASH if c.pairing_gain is None else f"{number(c.pairing_gain, digits=3)} ×", c.pairing_gain), Cell(said),
-        ))  # fmt: skip
-    if not rows:
-        return None
-    return Table(
-        title=f"Noise and pairing, {clean(system.system)}",
-        header=(
-            "arm",
-            "pairs",
-            f"difference in {clean(system.label)}",
-            "correlation over seeds",
-            "variance gained",
-            "",
-        ),
-        rows=tuple(rows),
-        own=frozenset({0} if floor is not None else ()),
-        note="The A/A row compares two halves of the baseline's own seeds: a difference below its floor has shown "
-        "nothing. Variance gained: that of an unpaired comparison over that of the paired one, above 1 where sharing "
-        "seeds helped.",
-    )
-
-
 def primary(findings: Findings, system: SystemFound) -> Table:
     """The headline scores, what they differ by, and what each arm costs."""
     better = "↑" if system.larger_is_better else "↓"
-    header = ("arm", f"{clean(system.label)} {better}", "sd", "difference", "change %", "p (Holm)", "P(improve)",
-              "verdict", "seeds", "parameters", "active", "FLOPs a step", "step time", "peak memory")  # fmt: skip
+    header = ("arm", "verdict", f"{clean(system.label)} {better}", "sd", "difference", "change %", "p (Holm)",
+              "P(improve)",              "seeds", "parameters", "active", "FLOPs a step", "step time", "peak memory")  # fmt: skip
     best = [a.mean.value for a in system.arms if a.mean is not None and not a.stopped]
     top = (max if system.larger_is_better else min)(best, default=None)
     rows = [_primary_row(a, top) for a in system.arms]
     references = sorted(system.references.items())
     rows += [
-        (Cell(clean(name)), Cell(number(value), value), *[Cell("")] * (len(header) - 2)) for name, value in references
+        (Cell(clean(name)), Cell(""), Cell(number(value), value), *[Cell("")] * (len(header) - 3))
+        for name, value in references
     ]
     note = (
-        f"Mean with {100 * (1 - findings.alpha):g} % t interval over seeds; difference and change are paired, arm minus "
-        "baseline; p after Holm's correction. Bold: the best mean, which is no verdict. P(improve): share of seeds "
+        f"Mean with {100 * (1 - findings.alpha):g} % t interval over seeds; difference and change are paired, arm "
+        "minus baseline; p after Holm's correction. Bold: the best mean, which is no verdict. P(improve): share of seeds "
         "where the arm is better."
     )
     turned = sorted((a.label, k, v) for a in system.arms for k, v in a.matched.items())
@@ -172,16 +62,16 @@ def _primary_row(arm: ArmFound, top: float | None) -> tuple[Cell, ...]:
     adjusted = verdict.p_adjusted if verdict is not None else None
     return (
         Cell(f"{clean(arm.label)}{' (baseline)' if arm.baseline else ''}"),
+        Cell("" if arm.baseline else verdict_word(arm)),
         Cell(interval(mean), mean.value if mean else None, mean is not None and mean.value == top),
-        Cell(number(None if arm.stopped else arm.sd, digits=3), None if arm.stopped else arm.sd),
-        _difference(c.difference if c is not None else None),
+        Cell(number(None if arm.stopped else arm.sd, digits=2), None if arm.stopped else arm.sd),
+        estimated(c.difference if c is not None else None),
         Cell(interval(relative, relative=True, signed=True).replace(" %", ""), relative.value if relative else None),
         Cell(chance(adjusted), adjusted),
         Cell(DASH if improve is None else f"{improve.value:.2f}", improve.value if improve else None),
-        Cell("" if arm.baseline else verdict_word(arm)),
         Cell(f"{done} of {len(arm.outcomes)}", done),
-        _count(cost.parameters),
-        _count(cost.active),
+        counted(cost.parameters),
+        counted(cost.active),
         Cell(amount(cost.flops), cost.flops),
         Cell(duration(cost.seconds), cost.seconds),
         Cell(amount(cost.memory, "B"), cost.memory),
@@ -197,7 +87,7 @@ def secondary(system: SystemFound) -> Table | None:
         cells = [Cell(clean(a.label))]
         for metric in system.secondary:
             mean, difference = metric.means.get(a.label), metric.differences.get(a.label)
-            cells += [Cell(interval(mean), mean.value if mean else None), _difference(difference)]
+            cells += [Cell(interval(mean), mean.value if mean else None), estimated(difference)]
         rows.append(tuple(cells))
     header = ["arm"]
     for metric in system.secondary:
@@ -216,9 +106,9 @@ def units(findings: Findings, system: SystemFound) -> Table | None:
     names = short_names(findings, system)
     rows = [
         (
-            Cell(names[a.label]), Cell(str(a.units.n_seeds), a.units.n_seeds), Cell(str(a.units.n_units), a.units.n_units),
-            _difference(a.units.difference), Cell(chance(a.units.p), a.units.p),
-            _plain(a.units.sd_seeds, 3), _plain(a.units.sd_units, 3), _plain(a.units.sd_rest, 3),
+            Cell(names[a.label]), counted(a.units.n_seeds), counted(a.units.n_units),
+            estimated(a.units.difference), Cell(chance(a.units.p), a.units.p),
+            plain(a.units.sd_seeds), plain(a.units.sd_units), plain(a.units.sd_rest),
         )
         for a in system.arms if a.units is not None
     ]  # fmt: skip
@@ -284,7 +174,7 @@ def idle(findings: Findings) -> Table | None:
     return Table(title="Cells that do not run", header=("cell", "state", "reason"), rows=rows)
 
 
-def _difference(estimate: Estimate | None) -> Cell:
+def estimated(estimate: Estimate | None) -> Cell:
     return Cell(interval(estimate, signed=True), _value(estimate))
 
 
@@ -296,13 +186,9 @@ def _value(estimate: Estimate | None) -> float | None:
     return None if estimate is None else estimate.value
 
 
-def _plain(value: float | None, digits: int) -> Cell:
-    return Cell(number(value, digits=digits), value)
+def plain(value: float | None) -> Cell:
+    return Cell(number(value), value)
 
 
-def _count(count: int) -> Cell:
+def counted(count: int) -> Cell:
     return Cell(f"{count:,}", count)
-
-
-def _p(p: float | None) -> str:
-    return "no p" if p is None else p_is(p)

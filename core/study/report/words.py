@@ -12,7 +12,7 @@ from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTE
 
 STOPPED = "stopped"
 DASH, MINUS = "–", "−"
-SIGNS = {BETTER: "▲", WORSE: "▼", EQUIVALENT: "＝", INCONCLUSIVE: "?", NOT_TESTED: "○", STOPPED: "■"}
+SIGNS = {BETTER: "▲", WORSE: "▼", EQUIVALENT: "≈", INCONCLUSIVE: "?", NOT_TESTED: "○", STOPPED: "■"}
 """a shape for each verdict, so that nothing rests on colour alone"""
 
 
@@ -29,17 +29,17 @@ def _hidden(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
-def number(value: float | None, *, signed: bool = False, digits: int = 4) -> str:
-    """A score or a difference to `digits` significant digits; a dash where there is none."""
+def number(value: float | None, *, signed: bool = False, digits: int = 3) -> str:
+    """A score or a difference to `digits` significant digits, or more before the point; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return DASH
+    if not value:
+        return "0"
     size = abs(value)
-    if size >= 10**digits:
-        text = f"{size:,.0f}" if size < 1e9 else f"{size:.{digits - 1}e}"
-    elif size and size < 1e-4:
-        text = f"{size:.{max(1, digits - 2)}e}"
+    if not 1e-4 <= size < 1e9:
+        text = f"{size:.{digits - 1}e}"
     else:
-        text = f"{size:.{max(0, digits - 1 - (math.floor(math.log10(size)) if size >= 1 else 0))}f}"
+        text = f"{size:,.{max(0, digits - 1 - _power(size))}f}"
     return _sign(value, signed, text) + text
 
 
@@ -49,10 +49,14 @@ def percent(share: float | None, *, signed: bool = False) -> str:
         return DASH
     value = 100 * share
     size = abs(value)
-    text = f"{size:,.0f}" if size >= 1000 else f"{size:.1f}" if size >= 1 else f"{size:.2f}"
+    text = f"{size:,.0f}" if size >= 1000 or size == round(size) else f"{size:.1f}" if size >= 1 else f"{size:.2f}"
     if 0 < size < 0.005:
         text = f"{size:.1e}"
     return _sign(value, signed, text) + text
+
+
+def _power(size: float) -> int:
+    return math.floor(math.log10(size))
 
 
 def _sign(value: float, signed: bool, text: str) -> str:
@@ -62,14 +66,30 @@ def _sign(value: float, signed: bool, text: str) -> str:
 
 
 def interval(estimate: Estimate | None, *, relative: bool = False, signed: bool = False) -> str:
-    """`2.1 % [0.4, 3.8]`, without brackets where there is no interval."""
+    """`2.1 % [0.4, 3.8]`, all to the digit that the width of the interval allows; no brackets without an interval."""
     if estimate is None:
         return DASH
-    form = percent if relative else number
-    text = form(estimate.value, signed=signed) + (" %" if relative else "")
+    unit = " %" if relative else ""
     if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{form(estimate.low, signed=signed)}, {form(estimate.high, signed=signed)}]"
+        return (percent if relative else number)(estimate.value, signed=signed) + unit
+    factor = 100.0 if relative else 1.0
+    ends = [factor * v for v in (estimate.value, estimate.low, estimate.high)]
+    half = (ends[2] - ends[1]) / 2
+    if not all(map(math.isfinite, ends)) or not 1e-6 < half < 1e9 or max(map(abs, ends)) >= 1e9:
+        value, low, high = (number(v, signed=signed) for v in ends)
+    else:
+        value, low, high = (_fixed(v, max(0, 1 - _power(half)), signed) for v in ends)
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def _fixed(value: float, decimals: int, signed: bool) -> str:
+    text = f"{abs(value):,.{decimals}f}"
+    return _sign(value, signed, text) + text
+
+
+def capital(text: str) -> str:
+    """`text` as a sentence begins."""
+    return text[:1].upper() + text[1:]
 
 
 def chance(p: float | None) -> str:
@@ -142,7 +162,7 @@ def smallest(arm: ArmFound) -> str:
         return ""
     if verdict.detectable_relative is not None:
         return f"{percent(verdict.detectable_relative)} %"
-    return number(verdict.detectable, digits=3)
+    return number(verdict.detectable)
 
 
 def gain(arm: ArmFound) -> tuple[Estimate | None, bool]:
