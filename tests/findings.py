@@ -35,6 +35,12 @@ from core.study.stats import (
 )
 from core.study.stats.scores import interval as t_interval
 
+EVIL = "<script>alert(1)</script>"
+NAMES = (
+    "softmax", "gated_headwise", "moe4x2", "_a_", "window(radius=8)", EVIL, "\"' onload=alert(1) x='", "a\nb",
+    "\u202ertl", "\u200f\u2066", "$x_{1}^2$ & 5 %", "\\end{table}", "| pipe | **bold** `code` [a](javascript:alert(1))",
+    "</title></style>", "=HYPERLINK(1)", "漢字", "é", "]]> --> <!--", "\x00\x1b[31m", "&lt;b&gt;", "x" * 90, "# 1. - *",
+)  # fmt: skip
 STATES = ("pending", "running", "done", "failed", "crashed", "timeout", "exhausted")
 
 
@@ -250,5 +256,6 @@ def gated_study(seeds=6, **changes):
         deviations=(Deviation(kind="code", text="trials ran with 2 revisions of the code: a1b2c3 (40), d4e5f6 (8)"),),
         warnings=("at the observed spread of 8.1 % a change of 5 % needs 23 seeds; this study has 6",),
         settings=(("system", "spatial", "flag --system"), ("seeds", "6", "study.toml:12"),
-                  ("budget.match", "params", "default"), ("analysis.alpha", "0.05", "default"), ("analysis.margin", "0.02", "default")),
+                  ("budget.match", "params", "default"), ("analysis.alpha", "0.05", "default"),
+                  ("analysis.margin", "0.02", "default")),
     )  # fmt: skip

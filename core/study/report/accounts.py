@@ -70,7 +70,12 @@ def missing(findings: Findings) -> list[tuple[str, str, str, str]]:
                     where = f"{o.seed} in {o.block}" if o.block else f"{o.seed}"
                     without.setdefault((o.state, arm.stopped if o.state == "stopped" else o.message), []).append(where)
             rows += [
-                (system.system, arm.label, f"seed {', '.join(seeds)}", f"{state}: {why}" if why else state)
+                (
+                    system.system,
+                    arm.label,
+                    f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}",
+                    f"{state}: {why}" if why else state,
+                )
                 for (state, why), seeds in without.items()
             ]
     return rows

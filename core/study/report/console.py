@@ -55,8 +55,8 @@ def _table(findings: Findings, system: SystemFound) -> Table:
         done = sum(o.value is not None for o in arm.outcomes)
         table.add_row(
             Text(names[arm.label] + (" (baseline)" if arm.baseline else "")),
-            interval(None if arm.stopped else arm.mean).replace("[", r"\["),
-            "" if effect is None else interval(effect, relative=relative, signed=True).replace("[", r"\["),
+            Text(interval(None if arm.stopped else arm.mean)),
+            Text("" if effect is None else interval(effect, relative=relative, signed=True)),
             chance(arm.verdict.p_adjusted) if arm.verdict is not None else "",
             "" if arm.baseline else f"{SIGNS[word]} {word}",
             smallest(arm),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -159,7 +159,7 @@ def _provenance(findings: Findings) -> list[Block]:
 def _flat(data: Any, stem: str = "") -> list[str]:
     lines = []
     for key, value in sorted(data.items(), key=lambda item: str(item[0])):
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             lines += _flat(value, f"{stem}{clean(str(key))}, ")
         else:
             text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value

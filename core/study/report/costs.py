@@ -38,8 +38,8 @@ def tradeoff(findings: Findings, system: SystemFound, name: str) -> Picture | No
     return Picture(
         title="Quality and cost",
         caption=f"Mean {clean(system.label)} ({better} is better) with its interval over the cost of each arm. "
-        "Filled and joined: the Pareto front, arms that no other arm matches at less cost; intervals play no part in it. Time and "
-        f"memory depend on the machine.{said}",
+        "Filled and joined: the Pareto front, arms that no other arm matches at less cost; intervals play no part. "
+        f"Time and memory depend on the machine.{said}",
         panels=tuple(panels),
         key=tuple(f"{names[a.label]}{' (baseline)' if a.baseline else ''}" for a in arms),
     )

@@ -54,6 +54,8 @@ def _box(findings: Findings, arm: ArmFound, name: str) -> Box:
         if arm.inside_noise:
             facts.append("inside the noise floor")
         why = f"smallest detectable effect {least}"
+    if word in (BETTER, WORSE) and verdict.exact_possible is False:
+        facts.append("too few for a test that does not assume a normal distribution")
     size = "" if effect is None else interval(effect, relative=relative, signed=True)
     return Box(name=name, word=word, size=size, why=why, facts="; ".join(facts))
 

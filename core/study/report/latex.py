@@ -2,14 +2,18 @@ r"""The tables of a report for a paper: `\usepackage{booktabs}`, then `\input{re
 
 from __future__ import annotations
 
+import attrs
+
 from core.study.report.blocks import Boxes, Cell, Document, Table
 from core.study.report.words import DASH
 
+WIDEST = 7
+"""columns beside the first that a page holds"""
 _WORDS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "−": "$-$",
-    "–": "--", "×": r"$\times$", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "|": r"\textbar{}", '"': "''", "−": "$-$", "–": "--", "×": r"$\times$",
+    "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≤": r"$\leq$", "≥": r"$\geq$",
     "→": r"$\to$", "…": r"\dots{}", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$",
     "λ": r"$\lambda$", "μ": r"$\mu$", "µ": r"$\mu$", "ρ": r"$\rho$", "σ": r"$\sigma$", "²": r"$^2$",
 }  # fmt: skip
@@ -24,7 +28,7 @@ def render(document: Document) -> str:
     for section in document.sections:
         for block in section.blocks:
             if isinstance(block, Table):
-                parts.append(_table(block))
+                parts += map(_table, _narrow(block))
             elif isinstance(block, Boxes):
                 parts.append(_table(_verdicts(block)))
     return "\n".join(parts) + "\n"
@@ -43,6 +47,26 @@ def _verdicts(block: Boxes) -> Table:
         for b in block.boxes
     )
     return Table(title=block.title, header=("arm", "verdict", "effect", "why"), rows=rows)
+
+
+def _narrow(table: Table) -> list[Table]:
+    """Tables of at most so many columns; each repeats the first column, which names the rows."""
+    columns = len(table.header) - 1
+    parts = -(-columns // WIDEST)
+    if parts <= 1:
+        return [table]
+    size = -(-columns // parts)
+    chosen = [[0, *range(start, min(start + size, columns + 1))] for start in range(1, columns + 1, size)]
+    return [
+        attrs.evolve(
+            table,
+            title=f"{table.title} ({i + 1} of {parts})",
+            header=tuple(table.header[j] for j in at),
+            rows=tuple(tuple(row[j] for j in at) for row in table.rows),
+            note=table.note if i == parts - 1 else "",
+        )
+        for i, at in enumerate(chosen)
+    ]
 
 
 def _table(table: Table) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Cell, Table
 from core.study.report.words import (
-    DASH,
     amount,
     chance,
     clean,
@@ -22,7 +21,7 @@ def primary(findings: Findings, system: SystemFound) -> Table:
     """The headline scores, what they differ by, and what each arm costs."""
     better = "↑" if system.larger_is_better else "↓"
     header = ("arm", "verdict", f"{clean(system.label)} {better}", "sd", "difference", "change %", "p (Holm)",
-              "P(improve)",              "seeds", "parameters", "active", "FLOPs a step", "step time", "peak memory")  # fmt: skip
+              "P(improve)", "seeds", "parameters", "active", "FLOPs a step", "step time", "peak memory")  # fmt: skip
     best = [a.mean.value for a in system.arms if a.mean is not None and not a.stopped]
     top = (max if system.larger_is_better else min)(best, default=None)
     rows = [_primary_row(a, top) for a in system.arms]
@@ -33,8 +32,8 @@ def primary(findings: Findings, system: SystemFound) -> Table:
     ]
     note = (
         f"Mean with {100 * (1 - findings.alpha):g} % t interval over seeds; difference and change are paired, arm "
-        "minus baseline; p after Holm's correction. Bold: the best mean, which is no verdict. P(improve): share of seeds "
-        "where the arm is better."
+        "minus baseline; p after Holm's correction. Bold: the best mean, which is no verdict. P(improve): share of "
+        "seeds where the arm is better."
     )
     turned = sorted((a.label, k, v) for a in system.arms for k, v in a.matched.items())
     if turned:
@@ -68,7 +67,7 @@ def _primary_row(arm: ArmFound, top: float | None) -> tuple[Cell, ...]:
         estimated(c.difference if c is not None else None),
         Cell(interval(relative, relative=True, signed=True).replace(" %", ""), relative.value if relative else None),
         Cell(chance(adjusted), adjusted),
-        Cell(DASH if improve is None else f"{improve.value:.2f}", improve.value if improve else None),
+        Cell(interval(improve), improve.value if improve else None),
         Cell(f"{done} of {len(arm.outcomes)}", done),
         counted(cost.parameters),
         counted(cost.active),
