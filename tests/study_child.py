@@ -110,6 +110,7 @@ def act(identity: dict[str, Any], folder: Path) -> dict[str, Any]:
         subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"])
         signal.pause()
     text = json.dumps(identity, sort_keys=True)
+    hashlib.pbkdf2_hmac("sha256", text.encode(), b"some work to be killed in", 40_000)
     return {"metrics": {"loss": int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32}, "measured": {}}
 
 

@@ -113,7 +113,8 @@ class Task:
         for how in ("failed", "interrupted"):
             with contextlib.suppress(FileNotFoundError, Damaged):
                 facts = load(folder / f"{how}.{attempt}.json")
-                return self._event(how, attempt=attempt, code=code, text=": ".join(filter(None, (facts.get("type"), facts["message"]))))
+                words = [facts[key] for key in ("type", "message") if facts.get(key)]
+                return self._event(how, attempt=attempt, code=code, text=": ".join(words))
         if table.watch.lives_here(table.claim_path(self.trial, attempt)):
             # What was started has ended, but not the trial: its command started another process. Whoever finds that
             # one dead will say so.
