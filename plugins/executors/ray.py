@@ -37,10 +37,10 @@ class Ray(Executor):
 
     def start(self, job: Job, output: Path, place: int) -> Running:
         ray = self._connected()
-        wants = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_calls": 1, "max_retries": 0, "name": job.name}
         place_of_output = str(output.absolute())
-        task = ray.remote(run_command).options(**wants)
-        handle = task.remote(job.argv, {**inherited(), **job.env}, str(Path.cwd()), place_of_output)
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_calls=1, max_retries=0)(run_command)
+        given = (job.argv, {**inherited(), **job.env}, str(Path.cwd()), place_of_output)
+        handle = task.options(name=job.name).remote(*given)
         return _Submitted(job=job, output=place_of_output, ray=ray, handle=handle)
 
     def _connected(self) -> Any:
