@@ -117,7 +117,7 @@ def act(identity: dict[str, Any], folder: Path) -> dict[str, Any]:
 def main(words: list[str]) -> int:
     """Do what the command line says."""
     if words[0] == "work":
-        return work_on(Table(Path(words[1]), attempts=int(os.environ.get("STUDY_ATTEMPTS", "2"))), words[2], act)
+        return work_on(Table(Path(words[1])), words[2], act)
     table = Table(Path(words[1]), attempts=int(words[3]))
     timeout = float(os.environ["STUDY_TIMEOUT"]) if "STUDY_TIMEOUT" in os.environ else None
     limits = Limits(timeout=timeout, grace=0.2, rescan=0.05)

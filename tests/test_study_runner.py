@@ -118,8 +118,10 @@ class TestEnds:
 
         def sleep(seconds: float) -> None:
             # Time flies once the child hangs, so that no part of its start is taken for its work.
-            hangs = [p for p in table.folder(trial).glob("attempt.*/output.txt") if p.read_bytes() == b"hanging\n"]
-            clock.step = 60.0 if len(hangs) == table.look(trial).attempt > 0 else 0.0
+            seen = table.look(trial)
+            said = table.folder(trial) / f"attempt.{seen.attempt}" / "output.txt"
+            hangs = seen.state is State.RUNNING and said.exists() and said.read_bytes() == b"hanging\n"
+            clock.step = 60.0 if hangs else 0.0
             real(seconds)
 
         code, events, _ = run(table, limits=Limits(timeout=3600, grace=30, rescan=1), clock=clock, sleep=sleep)
@@ -153,6 +155,14 @@ class TestEnds:
         assert "2 trials pending" in runner.reason
         assert "no module named moe" in runner.reason
         assert Counter(e.kind for e in events) == {"started": 4, "unclaimed": 4}
+
+    def test_a_process_that_always_refuses_is_not_started_for_ever(self, table: Table) -> None:
+        """Status 75 from a trial that nobody has: given up as if it could not claim."""
+        table.add([{"seed": 1}])
+        code, events, runner = run(table, command=lambda trial: (sys.executable, "-S", "-c", "raise SystemExit(75)"))
+        assert code == 5
+        assert Counter(e.kind for e in events) == {"started": 2, "taken": 2}
+        assert "exit status 75" in runner.reason
 
     def test_no_place_and_no_trial(self, table: Table) -> None:
         """Nothing planned, or an executor that has no place: status 5 with the reason."""
@@ -304,7 +314,6 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path, monkeypatch: pytest.
     calm = Table.create(tmp_path / "calm", attempts=1000)
     calm.add(identities)
     assert run(calm, limits=Limits(rescan=0.05))[0] == 0
-    monkeypatch.setenv("STUDY_ATTEMPTS", "1000")
     kills, rounds = Counter(), 0
     while sum(kills.values()) < 110:
         rounds += 1
@@ -325,7 +334,6 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path, monkeypatch: pytest.
             assert claimed == {*range(1, max(claimed) + 1)}
             assert claimed - ended == {finished}
         assert not list(table.root.rglob("conflict.*"))
-    print(kills, rounds)
     assert kills["runner"] >= 20
     assert kills["child"] >= 20
 
