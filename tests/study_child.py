@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -106,6 +107,8 @@ def act(identity: dict[str, Any], folder: Path) -> dict[str, Any]:
     if what == "flood":
         for _ in range(identity["blocks"]):
             os.write(1, b"x" * 65536)
+    if what == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if what == "spawn":
         subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"])
         signal.pause()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -16,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from core.study import steps
+from core.study.child import work_on
 from core.study.job import Job, Running
 from core.study.orphans import Limits, new_token, runner_lives
 from core.study.owner import process_start
 from core.study.runner import Runner
-from core.study.sealed import load
+from core.study.sealed import TableError, load
 from core.study.store import Store
 from core.study.table import Table
 from core.study.task import Event
@@ -90,9 +92,10 @@ class TestEnds:
         assert snapshot(table.root) == before
 
     def test_one_that_misbehaves_costs_no_other(self, table: Table) -> None:
-        """Raising, leaving, segfaulting, garbage, nan: each ends in its state within its attempts, the rest is done."""
+        """Raising, leaving, segfaulting, garbage, nan, a full disk: each is told within its attempts, the rest done."""
         what = {"raise": "RuntimeError: boom ?", "exit": "SystemExit: 3", "segfault": "ended by SIGSEGV",
-                "garbage": "ValueError: a trial returns", "nan": "metric loss is nan"}  # fmt: skip
+                "garbage": "ValueError: a trial returns", "nan": "metric loss is nan",
+                "full": "ended with status 1 and without a result"}  # fmt: skip
         good = table.add([{"seed": seed} for seed in range(3)])
         bad = dict(zip(table.add([{"does": name} for name in what]), what, strict=True))
         code, events, _ = run(table)
@@ -195,6 +198,73 @@ class TestEnds:
         assert len(list((tmp_path / "store").rglob("result.json"))) == 3
 
 
+class TestChild:
+    """A trial's own process."""
+
+    @pytest.fixture
+    def trial(self, table: Table) -> str:
+        return table.add([{"seed": 1}])[0]
+
+    def test_its_heart_beats(self, table: Table, trial: str) -> None:
+        """While it works, its claim is touched."""
+
+        def run(identity: dict, folder: Path) -> dict:
+            claim = table.claim_path(trial, 1)
+            os.utime(claim, (1, 1))
+            until(lambda: claim.stat().st_mtime > 1)
+            return {"metrics": {"loss": identity["seed"] / 2}, "measured": {"seconds": 1.5}}
+
+        assert work_on(table, trial, run, beat=0.01) == 0
+        found = table.result(trial)
+        assert (found.metrics, found.measured["seconds"]) == ({"loss": 0.5}, 1.5)
+        assert found.measured["peak_memory"] > 2**20
+
+    def test_its_status(self, table: Table, trial: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """130 interrupted and not counted; 1 failed; 75 once it is done."""
+
+        def interrupted(identity: dict, folder: Path) -> dict:
+            raise KeyboardInterrupt
+
+        assert work_on(table, trial, interrupted) == 130
+        assert table.look(trial).counted == 0
+        for wrong in (
+            {"metrics": {}, "measured": {}},
+            {"metrics": {"loss": 1}},
+            {"metrics": {"x": object()}, "measured": {}},
+        ):
+            table.attempts += 1
+            assert work_on(table, trial, lambda identity, folder, wrong=wrong: wrong) == 1
+            assert table.result(trial) is None
+        assert work_on(table, trial, lambda identity, folder: {"metrics": {"x": 1}, "measured": {}}) == 0
+        assert work_on(table, trial, pytest.fail) == 75
+        assert "is done" in capsys.readouterr().err
+
+    def test_two_that_differ(self, table: Table, trial: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """One that comes late with other metrics ends with 1 and says both."""
+
+        def late(identity: dict, folder: Path) -> dict:
+            mine = steps.Claim(trial=trial, attempt=9, path=table.claim_path(trial, 9))
+            steps.finish(table, mine, {"loss": 0.5}, {})
+            return {"metrics": {"loss": 0.25}, "measured": {}}
+
+        assert work_on(table, trial, late) == 1
+        assert "E-CONFLICT" in capsys.readouterr().err
+
+    def test_a_runner_whose_disk_is_full_says_so(
+        self, table: Table, trial: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A named error instead of a status; the same command then goes on."""
+
+        def full(path: Path, *args: object, **more: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "mkdir", full)
+            with pytest.raises(TableError, match=r"E-DISK.*give the same command again"):
+                run(table)
+        assert run(table)[0] == 0
+
+
 class TestOthers:
     """Runners share a table."""
 
@@ -261,9 +331,11 @@ class TestOthers:
         assert "started" not in [e.kind for e in events]
 
     def test_a_token_names_its_runner(self) -> None:
-        """This process lives; a number used again is another; what cannot be told is taken for alive."""
-        assert runner_lives(new_token())
-        assert not runner_lives(f"{os.getpid()}.1.abc")
+        """This process lives; a number used again is another; what cannot be told from here is taken for alive."""
+        pid, started, host, chance = new_token().split(".")
+        assert runner_lives(f"{pid}.{started}.{host}.{chance}")
+        assert not runner_lives(f"{pid}.1.{host}.{chance}")
+        assert runner_lives(f"{pid}.1.elsewhere.{chance}")
         assert runner_lives("")
         assert runner_lives("somebody")
 
