@@ -16,6 +16,7 @@ from rich.text import Text
 
 from core.errors import UserError
 from core.study.folder import Stored
+from core.study.spans import spell_seconds
 from core.study.task import Event
 from core.study.trial import RESOLVED
 
@@ -93,7 +94,7 @@ class View:
             return f"rung: {self.at_rung} trials there" if event.kind == "done" else f"rung: {event.kind} {event.text}"
         name = f"{trial.arm}, seed {trial.seed}" + (f", {trial.block}" if trial.block else "")
         left = self.left()
-        rest = f", about {_spell(left)} left" if left is not None and event.kind in ("done", "cached") else ""
+        rest = f", about {spell_seconds(left)} left" if left is not None and event.kind in ("done", "cached") else ""
         text = f": {event.text.strip().rpartition(chr(10))[2]}" if event.text and event.kind != "done" else ""
         return f"{self.done}/{self.total} {event.kind} {event.trial} {name}{text}{rest}"
 
@@ -129,18 +130,12 @@ class View:
         grid.add_row(
             Text(f"{self.done} of {self.total} done" + (f", {self.at_rung} at the rung" if self.at_rung else "")),
             Text(f"{len(self.running)} running" + (f", {self.failed} failed attempts" if self.failed else "")),
-            Text(f"about {_spell(left)} left" if left is not None else ""),
+            Text(f"about {spell_seconds(left)} left" if left is not None else ""),
         )
         for trial, began in self.running.items():
             of = self.of.get(trial)
             name = f"{of.arm} seed {of.seed}" if of else trial
-            grid.add_row(Text("  runs"), Text(name), Text(_spell(self.clock() - began)))
+            grid.add_row(Text("  runs"), Text(name), Text(spell_seconds(self.clock() - began)))
         for label, text in self.standing[:20]:
             grid.add_row(Text("  so far"), Text(label), Text(text))
         return grid
-
-
-def _spell(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
