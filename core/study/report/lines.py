@@ -160,7 +160,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
         board.dot(x(p.n), y(factor * p.detectable), 2.6, "mark c0", f"{p.n} seeds: {_size(p.detectable, relative)}")
     if target is not None and y.low <= target <= y.high:
         board.line(x.start, y(target), x.end, y(target), "goal")
-        board.text(x.end, y(target) - 5, f"wanted: {percent(findings.mde)} %", "tick", "end")
+        board.text(x.end, y(target) - 5, f"wanted: {percent(findings.mde)}", "tick", "end")
     here = len(findings.seeds)
     if x.low <= here <= x.high:
         board.line(x(here), 30, x(here), 186, "here")
@@ -175,7 +175,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
 
 def needed(findings: Findings, system: SystemFound) -> str:
     """How many seeds the wanted effect takes, in a sentence."""
-    wanted = f"a change of {percent(findings.mde)} %"
+    wanted = f"a change of {percent(findings.mde)}"
     if system.needed is None:
         return f"How many seeds would find {wanted} is not known, or no number of them would."
     more = system.needed - len(findings.seeds)
@@ -186,4 +186,4 @@ def needed(findings: Findings, system: SystemFound) -> str:
 
 
 def _size(value: float, relative: bool) -> str:
-    return f"{percent(value)} %" if relative else number(value)
+    return percent(value) if relative else number(value)

@@ -72,8 +72,11 @@ def _block(block: Block) -> str:
         items = "".join(f"<li>{_say(item)}</li>" for item in block.items)
         return f'<h3>{_say(block.title)}</h3><ul class="items">{items}</ul>'
     if isinstance(block, Folded):
-        entries = "".join(f"<dt>{_say(name)}</dt><dd><code>{_say(line)}</code></dd>" for name, line in block.entries)
-        return f"<details><summary>{_say(block.title)} ({len(block.entries):,})</summary><dl>{entries}</dl></details>"
+        entries = "".join(
+            (f"<dt>{_say(name)}</dt>" if name else "") + f"<dd><code>{_say(line)}</code></dd>"
+            for name, line in block.entries
+        )
+        return f"<details><summary>{_say(block.title)}</summary><dl>{entries}</dl></details>"
     return _picture(block)
 
 
