@@ -21,8 +21,8 @@ from core.study.stats.scores import FEWEST
 
 Draw = Callable[[Findings, SystemFound, str], Picture | None]
 FIGURES: tuple[tuple[str, Draw], ...] = (
-    ("seeds", dots), ("differences", forest), ("interaction", interactions), ("cost", tradeoff),
-    ("learning", learning), ("power", power),
+    ("seeds", dots), ("differences", forest), ("interaction", interactions), ("learning", learning), ("power", power),
+    ("cost", tradeoff),
 )  # fmt: skip
 
 
@@ -105,9 +105,11 @@ def _scores(findings: Findings) -> list[Table | None]:
     return found
 
 
-def _figures(findings: Findings) -> list[Picture]:
-    drawn = []
+def _figures(findings: Findings) -> list[Block]:
+    drawn: list[Block] = []
     for i, system in enumerate(findings.systems):
+        if i and drawn:
+            drawn.append(Say(text=f"The same for {clean(system.system)}:", soft=True))
         for kind, draw in FIGURES:
             picture = draw(findings, system, f"{kind}-{i}")
             if picture is not None:

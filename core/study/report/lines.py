@@ -114,10 +114,10 @@ def learning(findings: Findings, system: SystemFound, name: str) -> Picture | No
             board.path(edge, f"band c{i % COLOURS}", closed=True)
     for i, arm in enumerate(coloured):
         board.path([(x(p.step), y(p.mean)) for p in arm.curve], f"curve c{i % COLOURS}")
-        last = arm.curve[-1]
-        board.shape(
-            x(last.step), y(last.mean), 4, i, f"mark c{i % COLOURS}", f"{names[arm.label]}: {number(last.mean)}"
-        )
+        # Not at the end, where curves lie on each other.
+        p = arm.curve[(i + 1) * (len(arm.curve) - 1) // (len(coloured) + 1)]
+        tip = f"{names[arm.label]}, step {p.step:,}: {number(p.mean)}"
+        board.shape(x(p.step), y(p.mean), 4, i, f"mark c{i % COLOURS}", tip)
     board.height = board.legend([names[a.label] for a in coloured], 252) + 10
     rest = len(arms) - len(coloured)
     return Picture(

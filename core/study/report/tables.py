@@ -22,8 +22,9 @@ def primary(findings: Findings, system: SystemFound) -> Table:
     """The headline scores, what they differ by, and what each arm costs."""
     better = "↑" if system.larger_is_better else "↓"
     header = (
-        "arm", "verdict", f"{clean(system.label)} {better}", "sd", "difference", "change %", "p\N{NO-BREAK SPACE}(Holm)",
-        "P(improve)", "seeds", "parameters", "active", "FLOPs a step", "step time", "peak memory",
+        "arm", "verdict", f"{clean(system.label)} {better}", "sd", "difference", "change %",
+        "p\N{NO-BREAK SPACE}(Holm)", "P(improve)", "seeds", "parameters", "active", "FLOPs a step", "step time",
+        "peak memory",
     )  # fmt: skip
     best = [a.mean.value for a in system.arms if a.mean is not None and not a.stopped]
     top = (max if system.larger_is_better else min)(best, default=None)

@@ -171,9 +171,12 @@ def gain(arm: ArmFound) -> tuple[Estimate | None, bool]:
     contrast = arm.contrast
     if contrast is None or contrast.difference is None:
         return None, False
-    relative = contrast.relative is not None
-    estimate = contrast.relative or contrast.difference
-    return (estimate if contrast.larger_is_better else turned(estimate)), relative
+    # Logarithms of large numbers may be all alike although the numbers are not: then there is no relative interval.
+    relative = contrast.relative
+    if relative is not None and relative.low is None and contrast.difference.low is not None:
+        relative = None
+    estimate = relative or contrast.difference
+    return (estimate if contrast.larger_is_better else turned(estimate)), relative is not None
 
 
 def turned(estimate: Estimate) -> Estimate:
