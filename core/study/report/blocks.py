@@ -88,7 +88,7 @@ class Picture:
 
 @attrs.frozen(kw_only=True)
 class Folded:
-    """Lines to be copied, out of sight until they are asked for: what it is, then the line."""
+    """Texts to be copied, out of sight until they are asked for: what each is, or nothing, then the text."""
 
     title: str
     entries: tuple[tuple[str, str], ...]

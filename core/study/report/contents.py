@@ -21,8 +21,8 @@ from core.study.stats.scores import FEWEST
 
 Draw = Callable[[Findings, SystemFound, str], Picture | None]
 FIGURES: tuple[tuple[str, Draw], ...] = (
-    ("seeds", dots), ("differences", forest), ("interaction", interactions), ("cost", tradeoff),
-    ("learning", learning), ("power", power),
+    ("seeds", dots), ("differences", forest), ("interaction", interactions), ("learning", learning), ("power", power),
+    ("cost", tradeoff),
 )  # fmt: skip
 
 
@@ -105,9 +105,11 @@ def _scores(findings: Findings) -> list[Table | None]:
     return found
 
 
-def _figures(findings: Findings) -> list[Picture]:
-    drawn = []
+def _figures(findings: Findings) -> list[Block]:
+    drawn: list[Block] = []
     for i, system in enumerate(findings.systems):
+        if i and drawn:
+            drawn.append(Say(text=f"The same for {clean(system.system)}:", soft=True))
         for kind, draw in FIGURES:
             picture = draw(findings, system, f"{kind}-{i}")
             if picture is not None:
@@ -131,8 +133,8 @@ def _provenance(findings: Findings) -> list[Block]:
             text=f"Plan {clean(findings.plan)}. Baseline: "
             + ", ".join(f"{clean(k)}={clean(v)}" for k, v in sorted(findings.baseline.items()))
             + f". Seeds: {listed([str(s) for s in findings.seeds], 20)}. Error rate of all verdicts together: "
-            f"{findings.alpha:g}; wanted: changes of {percent(findings.mde)} %; margin of equivalence: "
-            f"{percent(findings.margin)} %."
+            f"{findings.alpha:g}; wanted: changes of {percent(findings.mde)}; margin of equivalence: "
+            f"{percent(findings.margin)}."
         )
     ]  # fmt: skip
     for system in findings.systems:
@@ -143,16 +145,16 @@ def _provenance(findings: Findings) -> list[Block]:
             blocks.append(
                 Items(title=title, items=tuple(f"{clean(k)}: {plural(n, 'trial')}" for k, n in sorted(counted.items())))
             )
-    settings = tuple((clean(key), f"{clean(value)}    # {clean(origin)}") for key, value, origin in findings.settings)
-    if settings:
-        blocks.append(Folded(title="Settings and where each came from", entries=settings))
+    lines = [f"{clean(key)} = {clean(value)}    # {clean(origin)}" for key, value, origin in findings.settings]
+    if lines:
+        blocks.append(Folded(title="Settings and where each came from", entries=(("", "\n".join(lines)),)))
     commands = tuple(
         (f"{clean(s.system)}, {clean(a.label)}, seed {o.seed}{' in ' + clean(o.block) if o.block else ''}: {o.state}"
          f"{', ' + clean(o.message) if o.message else ''}", clean(o.command))
         for s in findings.systems for a in s.arms for o in a.outcomes if o.command
     )  # fmt: skip
     if commands:
-        blocks.append(Folded(title="The command of each trial", entries=commands))
+        blocks.append(Folded(title=f"The command of each trial ({len(commands):,})", entries=commands))
     return blocks
 
 

@@ -96,7 +96,7 @@ def noise(findings: Findings, system: SystemFound) -> Table | None:
     names, rows = short_names(findings, system), []
     floor = system.noise
     if floor is not None:
-        size = f"{percent(floor.floor_relative)} %" if floor.floor_relative is not None else number(floor.floor)
+        size = percent(floor.floor_relative) if floor.floor_relative is not None else number(floor.floor)
         rows.append((
             Cell("baseline against itself (A/A)"), Cell(f"{floor.n_first} and {floor.n_second}"),
             estimated(floor.difference), Cell(DASH), Cell(DASH), Cell(f"floor {size}; {_p(floor.p)}"),

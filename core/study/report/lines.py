@@ -114,10 +114,10 @@ def learning(findings: Findings, system: SystemFound, name: str) -> Picture | No
             board.path(edge, f"band c{i % COLOURS}", closed=True)
     for i, arm in enumerate(coloured):
         board.path([(x(p.step), y(p.mean)) for p in arm.curve], f"curve c{i % COLOURS}")
-        last = arm.curve[-1]
-        board.shape(
-            x(last.step), y(last.mean), 4, i, f"mark c{i % COLOURS}", f"{names[arm.label]}: {number(last.mean)}"
-        )
+        # Not at the end, where curves lie on each other.
+        p = arm.curve[(i + 1) * (len(arm.curve) - 1) // (len(coloured) + 1)]
+        tip = f"{names[arm.label]}, step {p.step:,}: {number(p.mean)}"
+        board.shape(x(p.step), y(p.mean), 4, i, f"mark c{i % COLOURS}", tip)
     board.height = board.legend([names[a.label] for a in coloured], 252) + 10
     rest = len(arms) - len(coloured)
     return Picture(
@@ -160,7 +160,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
         board.dot(x(p.n), y(factor * p.detectable), 2.6, "mark c0", f"{p.n} seeds: {_size(p.detectable, relative)}")
     if target is not None and y.low <= target <= y.high:
         board.line(x.start, y(target), x.end, y(target), "goal")
-        board.text(x.end, y(target) - 5, f"wanted: {percent(findings.mde)} %", "tick", "end")
+        board.text(x.end, y(target) - 5, f"wanted: {percent(findings.mde)}", "tick", "end")
     here = len(findings.seeds)
     if x.low <= here <= x.high:
         board.line(x(here), 30, x(here), 186, "here")
@@ -175,7 +175,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
 
 def needed(findings: Findings, system: SystemFound) -> str:
     """How many seeds the wanted effect takes, in a sentence."""
-    wanted = f"a change of {percent(findings.mde)} %"
+    wanted = f"a change of {percent(findings.mde)}"
     if system.needed is None:
         return f"How many seeds would find {wanted} is not known, or no number of them would."
     more = system.needed - len(findings.seeds)
@@ -186,4 +186,4 @@ def needed(findings: Findings, system: SystemFound) -> str:
 
 
 def _size(value: float, relative: bool) -> str:
-    return f"{percent(value)} %" if relative else number(value)
+    return percent(value) if relative else number(value)

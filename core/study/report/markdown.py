@@ -45,7 +45,7 @@ def _block(block: Block) -> str:
     if isinstance(block, Items):
         return "\n".join([f"### {say(block.title)}", "", *(f"- {say(item)}" for item in block.items)])
     if isinstance(block, Folded):
-        lines = [line for name, text in block.entries for line in (f"# {name}", text)]
+        lines = [line for name, text in block.entries for line in ([f"# {name}", text] if name else [text])]
         fence = "`" * (2 + max((len(run) for run in re.findall(r"`+", "\n".join(lines))), default=1))
         body = "\n".join([fence, *lines, fence])
         return f"<details><summary>{say(block.title)}</summary>\n\n{body}\n\n</details>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import itertools
 import re
 from functools import cache
 from importlib.resources import files
@@ -54,10 +55,9 @@ def _hash(text: str) -> str:
 
 def _section(section: Section) -> str:
     blocks: list[str] = []
-    figures = [b for b in section.blocks if isinstance(b, Picture)]
-    blocks += [_block(b) for b in section.blocks if not isinstance(b, Picture)]
-    if figures:
-        blocks.append(f'<div class="figures">{"".join(map(_picture, figures))}</div>')
+    for pictures, run in itertools.groupby(section.blocks, lambda block: isinstance(block, Picture)):
+        inside = "\n".join(map(_block, run))
+        blocks.append(f'<div class="figures">{inside}</div>' if pictures else inside)
     return f'<section><h2 id="{_anchor(section)}">{_say(section.title)}</h2>\n' + "\n".join(blocks) + "</section>"
 
 
@@ -72,8 +72,11 @@ def _block(block: Block) -> str:
         items = "".join(f"<li>{_say(item)}</li>" for item in block.items)
         return f'<h3>{_say(block.title)}</h3><ul class="items">{items}</ul>'
     if isinstance(block, Folded):
-        entries = "".join(f"<dt>{_say(name)}</dt><dd><code>{_say(line)}</code></dd>" for name, line in block.entries)
-        return f"<details><summary>{_say(block.title)} ({len(block.entries):,})</summary><dl>{entries}</dl></details>"
+        entries = "".join(
+            (f"<dt>{_say(name)}</dt>" if name else "") + f"<dd><code>{_say(line)}</code></dd>"
+            for name, line in block.entries
+        )
+        return f"<details><summary>{_say(block.title)}</summary><dl>{entries}</dl></details>"
     return _picture(block)
 
 

@@ -137,9 +137,9 @@ def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None
         board.text(RIGHT + 4, y + 4, SIGNS[word], f"sign {kind}", "middle")
     bands = []
     if noise is not None:
-        bands.append(f"grey: the noise floor, ±{percent(noise) + ' %' if relative else number(noise)}")
+        bands.append(f"grey: the noise floor, ±{percent(noise) if relative else number(noise)}")
     if margin is not None:
-        bands.append(f"outlined: the margin of equivalence, ±{percent(margin) + ' %' if relative else number(margin)}")
+        bands.append(f"outlined: the margin of equivalence, ±{percent(margin) if relative else number(margin)}")
     legend = ", ".join(f"{SIGNS[w]} {w}" for w in dict.fromkeys(verdict_word(a) for a, _ in effects))
     most = max(a.contrast.n for a, _ in effects if a.contrast)
     return Picture(

@@ -94,7 +94,7 @@ def _of_arm(findings: Findings, arm: ArmFound, name: str) -> str:
         return f"{name} is {word} by {interval(size, relative=relative)}{slight}"
     if word == EQUIVALENT:
         return (
-            f"{name} is equivalent within {percent(findings.margin)} % "
+            f"{name} is equivalent within {percent(findings.margin)} "
             f"({interval(effect, relative=relative, signed=True)})"
         )
     least = smallest(arm)

@@ -79,17 +79,20 @@ def scale(values: Sequence[float], start: float, end: float, *, log: bool = Fals
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
-    """As many decimals as tell the ticks apart."""
-    if not value:
-        return "0"
+    """As many digits as tell the ticks apart: 0.25, 12,500, 2e+07, the same number of decimals where that is enough."""
     size = max(map(abs, ticks))
-    if size >= 1e5 or size < 1e-3:
-        return f"{value:.3g}".replace("-", "−")
-    for decimals in range(7):
-        texts = [f"{t:.{decimals}f}" for t in ticks]
-        if all(abs(float(s) - t) <= 1e-9 * size for s, t in zip(texts, ticks, strict=True)):
-            return f"{value:.{decimals}f}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−")
+    text = f"{value:.15g}"
+    for form in (*(f",.{n}f" for n in range(7)), *(f".{n}g" for n in range(1, 15))):
+        plain = form.endswith("f")
+        if plain and not 1e-3 <= size < 1e7:
+            continue
+        exact = all(
+            abs(float(format(t, form).replace(",", "")) - t) <= 1e-9 * (size if plain else abs(t)) for t in ticks
+        )
+        if exact and len({format(t, form) for t in ticks}) == len(ticks):
+            text = format(value, form)
+            break
+    return text.replace("-", "−") if value else "0"
 
 
 def fold(text: str, letters: int, lines: int = 2) -> list[str]:

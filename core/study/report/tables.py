@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Cell, Table
 from core.study.report.words import (
+    UNIT,
     amount,
     chance,
     clean,
@@ -20,8 +21,11 @@ from core.study.stats.scores import Estimate
 def primary(findings: Findings, system: SystemFound) -> Table:
     """The headline scores, what they differ by, and what each arm costs."""
     better = "↑" if system.larger_is_better else "↓"
-    header = ("arm", "verdict", f"{clean(system.label)} {better}", "sd", "difference", "change %", "p (Holm)",
-              "P(improve)", "seeds", "parameters", "active", "FLOPs a step", "step time", "peak memory")  # fmt: skip
+    header = (
+        "arm", "verdict", f"{clean(system.label)} {better}", "sd", "difference", "change %",
+        "p\N{NO-BREAK SPACE}(Holm)", "P(improve)", "seeds", "parameters", "active", "FLOPs a step", "step time",
+        "peak memory",
+    )  # fmt: skip
     best = [a.mean.value for a in system.arms if a.mean is not None and not a.stopped]
     top = (max if system.larger_is_better else min)(best, default=None)
     rows = [_primary_row(a, top) for a in system.arms]
@@ -65,7 +69,7 @@ def _primary_row(arm: ArmFound, top: float | None) -> tuple[Cell, ...]:
         Cell(interval(mean), mean.value if mean else None, mean is not None and mean.value == top),
         Cell(number(None if arm.stopped else arm.sd, digits=2), None if arm.stopped else arm.sd),
         estimated(c.difference if c is not None else None),
-        Cell(interval(relative, relative=True, signed=True).replace(" %", ""), relative.value if relative else None),
+        Cell(interval(relative, relative=True, signed=True).replace(UNIT, ""), relative.value if relative else None),
         Cell(chance(adjusted), adjusted),
         Cell(interval(improve), improve.value if improve else None),
         Cell(f"{done} of {len(arm.outcomes)}", done),
@@ -178,7 +182,7 @@ def estimated(estimate: Estimate | None) -> Cell:
 
 
 def _points(estimate: Estimate | None, signed: bool = True) -> str:
-    return interval(estimate, relative=True, signed=signed).replace(" %", "")
+    return interval(estimate, relative=True, signed=signed).replace(UNIT, "")
 
 
 def _value(estimate: Estimate | None) -> float | None:

@@ -12,6 +12,7 @@ from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTE
 
 STOPPED = "stopped"
 DASH, MINUS = "–", "−"
+UNIT = "\N{NO-BREAK SPACE}%"
 SIGNS = {BETTER: "▲", WORSE: "▼", EQUIVALENT: "≈", INCONCLUSIVE: "?", NOT_TESTED: "○", STOPPED: "■"}
 """a shape for each verdict, so that nothing rests on colour alone"""
 
@@ -44,7 +45,7 @@ def number(value: float | None, *, signed: bool = False, digits: int = 3) -> str
 
 
 def percent(share: float | None, *, signed: bool = False) -> str:
-    """.021 as 2.1; the unit is the reader's to add, so that intervals carry one."""
+    """.021 as 2.1 %."""
     if share is None or not math.isfinite(share):
         return DASH
     value = 100 * share
@@ -52,7 +53,7 @@ def percent(share: float | None, *, signed: bool = False) -> str:
     text = f"{size:,.0f}" if size >= 1000 or size == round(size) else f"{size:.1f}" if size >= 1 else f"{size:.2f}"
     if 0 < size < 0.005:
         text = f"{size:.1e}"
-    return _sign(value, signed, text) + text
+    return _sign(value, signed, text) + text + UNIT
 
 
 def _power(size: float) -> int:
@@ -69,9 +70,9 @@ def interval(estimate: Estimate | None, *, relative: bool = False, signed: bool 
     """`2.1 % [0.4, 3.8]`, all to the digit that the width of the interval allows; no brackets without an interval."""
     if estimate is None:
         return DASH
-    unit = " %" if relative else ""
+    unit = UNIT if relative else ""
     if estimate.low is None or estimate.high is None:
-        return (percent if relative else number)(estimate.value, signed=signed) + unit
+        return (percent if relative else number)(estimate.value, signed=signed)
     factor = 100.0 if relative else 1.0
     ends = [factor * v for v in (estimate.value, estimate.low, estimate.high)]
     half = (ends[2] - ends[1]) / 2
@@ -161,7 +162,7 @@ def smallest(arm: ArmFound) -> str:
     if verdict is None or (verdict.detectable is None and verdict.detectable_relative is None):
         return ""
     if verdict.detectable_relative is not None:
-        return f"{percent(verdict.detectable_relative)} %"
+        return percent(verdict.detectable_relative)
     return number(verdict.detectable)
 
 
@@ -170,9 +171,12 @@ def gain(arm: ArmFound) -> tuple[Estimate | None, bool]:
     contrast = arm.contrast
     if contrast is None or contrast.difference is None:
         return None, False
-    relative = contrast.relative is not None
-    estimate = contrast.relative or contrast.difference
-    return (estimate if contrast.larger_is_better else turned(estimate)), relative
+    # Logarithms of large numbers may be all alike although the numbers are not: then there is no relative interval.
+    relative = contrast.relative
+    if relative is not None and relative.low is None and contrast.difference.low is not None:
+        relative = None
+    estimate = relative or contrast.difference
+    return (estimate if contrast.larger_is_better else turned(estimate)), relative is not None
 
 
 def turned(estimate: Estimate) -> Estimate:
