@@ -38,16 +38,25 @@ def file_layer(path: str) -> Layer:
         raise UserError(f"no file {path}.{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+    return text_layer(text, file.name, path)
+
+
+def text_layer(text: str, name: str, path: str = "") -> Layer:
+    """TOML as a layer; origins read `NAME:14`.
+
+    Raises:
+        UserError: it is not TOML.
+    """
     try:
         doc = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
+        raise UserError(f"{path or name} is not TOML: {error}") from None
     lines = _lines(text)
     entries = {}
     for key, value in flatten(doc).items():
         line = _line_of(key, lines)
-        entries[key] = (value, f"{file.name}:{line}" if line else file.name)
-    return Layer(file.name, entries)
+        entries[key] = (value, f"{name}:{line}" if line else name)
+    return Layer(name, entries)
 
 
 def _line_of(key: str, lines: Mapping[str, int]) -> int | None:

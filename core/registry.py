@@ -139,7 +139,7 @@ class Registry:
         text = name.strip()
         for row in self.rows(kind):
             if any(text.lower().endswith(ending) for ending in row.files):
-                return Found(row, {"path": str(Path(text).expanduser().absolute())})
+                return Found(row, {"path": str(Path(_expanded(text, at)).expanduser().absolute())})
         endings = sorted({ending for row in self.rows(kind) for ending in row.files})
         if endings and not text.endswith(")") and (Path(text).suffix or text.startswith((".", "/", "~"))):
             raise UserError(f"{at}no {kind} reads {text!r}: files must end in {', '.join(endings)}")
@@ -292,3 +292,17 @@ def shadowed() -> tuple[Path, Path] | None:
 def installed() -> Registry:
     """The registry of this environment, read once a process."""
     return discover()
+
+
+def _expanded(text: str, at: str) -> str:
+    """A path with `$NAME` and `${NAME}` filled in, as study files that are shared between machines need.
+
+    Raises:
+        UserError: a variable is not set.
+    """
+    full = os.path.expandvars(text)
+    unset = re.search(r"\$(\w+|\{\w+\})", full)
+    if unset is not None and not Path(text).exists():
+        name = unset[1].strip("{}")
+        raise UserError(f"{at}{text!r}: the variable {name} is not set; export {name}=FOLDER, or write the path")
+    return full

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -106,17 +107,20 @@ def act(identity: dict[str, Any], folder: Path) -> dict[str, Any]:
     if what == "flood":
         for _ in range(identity["blocks"]):
             os.write(1, b"x" * 65536)
+    if what == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if what == "spawn":
         subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"])
         signal.pause()
     text = json.dumps(identity, sort_keys=True)
+    hashlib.pbkdf2_hmac("sha256", text.encode(), b"some work to be killed in", 40_000)
     return {"metrics": {"loss": int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32}, "measured": {}}
 
 
 def main(words: list[str]) -> int:
     """Do what the command line says."""
     if words[0] == "work":
-        return work_on(Table(Path(words[1]), attempts=int(os.environ.get("STUDY_ATTEMPTS", "2"))), words[2], act)
+        return work_on(Table(Path(words[1])), words[2], act)
     table = Table(Path(words[1]), attempts=int(words[3]))
     timeout = float(os.environ["STUDY_TIMEOUT"]) if "STUDY_TIMEOUT" in os.environ else None
     limits = Limits(timeout=timeout, grace=0.2, rescan=0.05)

@@ -454,7 +454,7 @@ def test_a_training_step_of_two_passes_moves_the_bias_once() -> None:
         seed=0,
     )
     for step in (1, 2):
-        trainer._step()
+        trainer.step()
         trainer.validate()
         offsets = [v for n, v in trainer.strategy.gather(trainer.model).items() if n.endswith("offset_E")]
         assert len(offsets) == run.system.depth

@@ -52,7 +52,7 @@ def trainer(*words: str) -> Trainer:
 
 def steps(arm: Trainer, count: int) -> Iterator[dict[str, float]]:
     for _ in range(count):
-        yield arm._step()
+        yield arm.step()
 
 
 def test_statistics_stand_in_logged_steps_and_change_no_number() -> None:

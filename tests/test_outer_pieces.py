@@ -9,6 +9,7 @@ import pytest
 
 from core.testing.outer import ExecutorLaws, StrategyLaws, TrackerLaws
 from plugins.executors.local import Local
+from plugins.executors.submitit import Submitit
 from plugins.strategies.single import Single
 from plugins.trackers.jsonl import Jsonl
 
@@ -24,7 +25,7 @@ class TestTrackers(TrackerLaws):
             handle.write('{"step": 3, "train')
 
 
-@pytest.mark.parametrize("executor", [Local(slots=2), Local(slots=4)], ids=repr)
+@pytest.mark.parametrize("executor", [Local(slots=2), Local(slots=4), Submitit(cluster="local", slots=2)], ids=repr)
 class TestExecutors(ExecutorLaws):
     pass
 

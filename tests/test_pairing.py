@@ -59,7 +59,7 @@ def test_arms_see_the_same_batches_times_and_noise(ffn: str, monkeypatch: pytest
 
         arm.model.register_forward_pre_hook(watch)
         for _ in range(4):
-            arm._step()
+            arm.step()
         arms.append(seen)
     first = arms[0]
     assert len(first) == 4
@@ -168,11 +168,11 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     one = trainer("--ffn=moe4x2", "--ffn.jitter=0.3")
-    one._step()
+    one.step()
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(2)
     two = trainer("--ffn=moe4x2", "--ffn.jitter=0.3")
-    two._step()
+    two.step()
     assert equal(one.model.state_dict(), two.model.state_dict())
 
 

@@ -75,10 +75,10 @@ def test_plain_is_what_the_spatial_block_did_before(precision: str, monkeypatch:
 
     words = ("--ffn=moe4x2", "--dropout=0.2", f"--train.precision={precision}")
     slotted = trainer(*words)
-    losses = [slotted._step()["train/loss"] for _ in range(3)]
+    losses = [slotted.step()["train/loss"] for _ in range(3)]
     monkeypatch.setattr(Block, "forward", written_out)
     plain = trainer(*words)
-    assert losses == [plain._step()["train/loss"] for _ in range(3)]
+    assert losses == [plain.step()["train/loss"] for _ in range(3)]
     ours, theirs = slotted.model.state_dict(), plain.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not [name for name in ours if "residual" in name]
@@ -93,5 +93,5 @@ def test_the_spatial_system_takes_any(name: str) -> None:
     first = 0.01 if name == "layerscale" else 0.0
     assert all(torch.equal(p, torch.full_like(p, first)) for p in before.values())
     for _ in range(3):
-        arm._step()
+        arm.step()
     assert all(not torch.equal(p, before[n]) for n, p in arm.model.named_parameters() if n in before)

@@ -138,9 +138,9 @@ class TestKeeps:
 
     def test_the_value_itself_and_other_names_are_free(self) -> None:
         """The promised value may be typed, alpha may be annealed towards it, and a lower layer's falls away."""
-        assert explained("--sparsifier=sparsemax(alpha=2.0)").root.system.attention.sparsifier.alpha == 2.0
-        assert explained("--sparsifier=entmax15(mode=annealed)").root.system.attention.sparsifier.alpha == 1.5
-        assert explained("--sparsifier=entmax1.3").root.system.attention.sparsifier.alpha == 1.3
+        assert explained("--sparsifier=sparsemax(alpha=2.0)").root.attention.sparsifier.alpha == 2.0
+        assert explained("--sparsifier=entmax15(mode=annealed)").root.attention.sparsifier.alpha == 1.5
+        assert explained("--sparsifier=entmax1.3").root.attention.sparsifier.alpha == 1.3
 
     def test_part_is_judged_too(self) -> None:
         """A piece made alone is held to its name."""

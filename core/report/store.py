@@ -16,18 +16,28 @@ from core.kinds import Evaluation, Score
 from core.train.rundir import RunDir
 
 
-def save_evaluation(run: RunDir, evaluation: Evaluation, gates: dict[str, Any]) -> None:
-    """Write `evaluation.json`, `evaluation.npz`, `units.parquet` and `gates.json`, each atomically."""
+def save_evaluation(run: RunDir, evaluation: Evaluation, gates: dict[str, Any], whole: bool = True) -> None:
+    """Write `evaluation.json`, `evaluation.npz`, `units.parquet` and `gates.json`, each atomically.
+
+    Args:
+        run: where.
+        evaluation: what.
+        gates: statistics by module.
+        whole: False leaves out what only a report of this run needs: the arrays of its figures and the table of units,
+            which stand in `evaluation.json` too.
+    """
     doc = {
         "scores": [attrs.asdict(s) | {"value": _finite(s.value)} for s in evaluation.scores],
         "notes": list(evaluation.notes),
     }
     run.write("evaluation.json", json.dumps(doc, indent=1, allow_nan=False))
+    run.write("gates.json", json.dumps(gates, indent=1))
+    if not whole:
+        return
     packed = io.BytesIO()
     np.savez_compressed(packed, **evaluation.arrays)  # type: ignore[arg-type]
     run.write("evaluation.npz", packed.getvalue())
     run.write("units.parquet", _units(evaluation))
-    run.write("gates.json", json.dumps(gates, indent=1))
 
 
 def load_evaluation(run: Path) -> Evaluation:

@@ -24,6 +24,8 @@ TOKEN = "CORE_TRIAL_TOKEN"
 """variable by which a runner knows a claim of its own child again"""
 OUTPUT = "CORE_TRIAL_OUTPUT"
 """variable that names the file into which the child's output goes, to be moved to the attempt's folder"""
+ATTEMPTS = "CORE_TRIAL_ATTEMPTS"
+"""variable by which a runner tells its children how often a trial is tried"""
 _TRACE = 8000
 """characters of a traceback's end that are kept"""
 
@@ -48,6 +50,8 @@ def work_on(
     Raises:
         TableError: the disk.
     """
+    # Were a child to count otherwise than its runner, the one would start what the other refuses, for ever.
+    table.attempts = int(os.environ.get(ATTEMPTS, table.attempts))
     try:
         mine = claim(table, trial, os.environ.get(TOKEN, ""))
     except Taken as reason:

@@ -60,7 +60,7 @@ def ways(stored: Stored, over: Mapping[str, Any], environ: Mapping[str, str], te
 
     store = said("store") or environ.get("CORE_STORE", "")
     return Ways(
-        executor=_executor(said("executor"), said("slots"), said("threads"), said("gpus")),
+        executor=executor_of(said("executor"), said("slots"), said("threads"), said("gpus")),
         limits=Limits(timeout=seconds_of(said("timeout"))),
         store=Store(Path(store), tell) if store else None,
         rung=rung_of(said("stop")),
@@ -68,7 +68,12 @@ def ways(stored: Stored, over: Mapping[str, Any], environ: Mapping[str, str], te
     )
 
 
-def _executor(name: str, slots: int, threads: int, gpus: Sequence[int]) -> Executor:
+def executor_of(name: str, slots: int, threads: int, gpus: Sequence[int]) -> Executor:
+    """An executor by name or call, with what shorter flags say of it.
+
+    Raises:
+        UserError: there is none of this name, or it takes no such thing.
+    """
     found = installed().find("executor", name, "--executor")
     values: dict[str, Any] = dict(found.values)
     if found.row.name == "local" and "slots" not in values:

@@ -47,6 +47,8 @@ class Outcome:
     """why it failed"""
     command: str = ""
     """what repeats it"""
+    scores: Mapping[str, float] = attrs.field(factory=dict)
+    """its other metrics, `task/metric` -> value"""
 
 
 @attrs.frozen(kw_only=True)
@@ -142,6 +144,8 @@ class SystemFound:
     needed: int | None
     """seeds that would find a relative change of `mde`; None where no number of them would, or nothing is known"""
     secondary: tuple[Secondary, ...]
+    power_relative: bool = True
+    """effects of `power` are shares of the baseline; otherwise in the metric's own unit"""
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from core.errors import UserError
 from core.study.folder import Stored
+from core.study.spans import spell_seconds
 from core.study.task import Event
 from core.study.trial import RESOLVED
 
@@ -34,6 +35,8 @@ class View:
         self.running: dict[str, float] = {}
         self.took: list[float] = []
         self.done = self.failed = self.total = 0
+        self.at_rung = 0
+        """trials that have come to the rung at which arms may be stopped"""
         self.standing: list[tuple[str, str]] = []
         self.console = Console(stderr=True)
         self.live: Live | None = None
@@ -58,7 +61,9 @@ class View:
             self.running[event.trial] = self.clock()
         else:
             began = self.running.pop(event.trial, None)
-            if event.kind in ("done", "cached"):
+            if event.trial not in self.of:
+                self.at_rung += event.kind == "done"
+            elif event.kind in ("done", "cached"):
                 self.done += 1
                 if event.kind == "done" and began is not None:
                     self.took.append(self.clock() - began)
@@ -70,7 +75,7 @@ class View:
             if event.kind in PLAIN:
                 print(self._line(event), file=sys.stderr, flush=True)
             return
-        if event.kind in ("done", "cached"):
+        if event.kind in ("done", "cached") and event.trial in self.of:
             self._judge()
         self.live.update(self._drawn())
 
@@ -85,11 +90,11 @@ class View:
 
     def _line(self, event: Event) -> str:
         trial = self.of.get(event.trial)
-        name = (
-            f"{trial.arm}, seed {trial.seed}" + (f", {trial.block}" if trial.block else "") if trial else "to the rung"
-        )
+        if trial is None:
+            return f"rung: {self.at_rung} trials there" if event.kind == "done" else f"rung: {event.kind} {event.text}"
+        name = f"{trial.arm}, seed {trial.seed}" + (f", {trial.block}" if trial.block else "")
         left = self.left()
-        rest = f", about {_spell(left)} left" if left is not None and event.kind in ("done", "cached") else ""
+        rest = f", about {spell_seconds(left)} left" if left is not None and event.kind in ("done", "cached") else ""
         text = f": {event.text.strip().rpartition(chr(10))[2]}" if event.text and event.kind != "done" else ""
         return f"{self.done}/{self.total} {event.kind} {event.trial} {name}{text}{rest}"
 
@@ -123,20 +128,14 @@ class View:
         grid = Grid.grid(padding=(0, 2))
         left = self.left()
         grid.add_row(
-            Text(f"{self.done} of {self.total} done"),
+            Text(f"{self.done} of {self.total} done" + (f", {self.at_rung} at the rung" if self.at_rung else "")),
             Text(f"{len(self.running)} running" + (f", {self.failed} failed attempts" if self.failed else "")),
-            Text(f"about {_spell(left)} left" if left is not None else ""),
+            Text(f"about {spell_seconds(left)} left" if left is not None else ""),
         )
         for trial, began in self.running.items():
             of = self.of.get(trial)
             name = f"{of.arm} seed {of.seed}" if of else trial
-            grid.add_row(Text("  runs"), Text(name), Text(_spell(self.clock() - began)))
+            grid.add_row(Text("  runs"), Text(name), Text(spell_seconds(self.clock() - began)))
         for label, text in self.standing[:20]:
             grid.add_row(Text("  so far"), Text(label), Text(text))
         return grid
-
-
-def _spell(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -6,6 +6,7 @@ A child outlives its runner. Were nobody to end it when it hangs, a study whose 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 import attrs
 
-from core.study.owner import process_start
+from core.study.owner import process_start, this_process
 from core.study.sealed import Damaged, load
 from core.study.steps import bury
 from core.study.table import Table
@@ -34,14 +35,20 @@ class Limits:
 
 def new_token() -> str:
     """A word that no other start of a process has; it names the runner too."""
-    return f"{os.getpid()}.{process_start(os.getpid())}.{secrets.token_hex(8)}"
+    me = this_process()
+    return f"{me.pid}.{me.started}.{_short(me.host)}.{secrets.token_hex(8)}"
 
 
 def runner_lives(token: str) -> bool:
-    """Whether the runner that made a token, on this machine, is alive; where that cannot be told, it is."""
-    pid, _, rest = token.partition(".")
-    started = rest.partition(".")[0]
-    return not (pid.isdecimal() and started) or process_start(int(pid)) == started
+    """Whether the runner that made a token is alive; where that cannot be told from this machine, it is."""
+    pid, started, host, *_ = [*token.split("."), "", "", ""]
+    if not (pid.isdecimal() and started) or host != _short(this_process().host):
+        return True
+    return process_start(int(pid)) == started
+
+
+def _short(host: str) -> str:
+    return hashlib.sha256(host.encode()).hexdigest()[:8]
 
 
 class Orphans:

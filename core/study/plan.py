@@ -19,6 +19,7 @@ from core.kinds import Card
 from core.registry import Registry, installed
 from core.study.ask import Asked
 from core.study.design import Cell, Grid, label, ordered
+from core.study.estimate import step_seconds
 from core.study.match import Matched, match
 from core.train.cost import Cost, measure
 
@@ -219,6 +220,8 @@ class _Arms:
         """axes that a cell has no place for"""
         self.base = self._resolved(grid.baseline)
         self.card = opener.card(self.base)
+        self.pace: float | None = None
+        """seconds of a step of the baseline, once somebody asked"""
 
     def metric(self, said: str) -> str:
         """The primary metric, `task/metric`; a bare metric means the task of the system's own."""
@@ -323,7 +326,9 @@ class _Arms:
     def _arm(self, cell: Cell, resolved: Resolved, cost: Cost, goal: Cost) -> Arm:
         budget = self.asked.study.budget
         fit = Matched(resolved=resolved, cost=cost)
-        if budget.match not in ("none", "steps", "time") and cell != self.grid.baseline:
+        if budget.match == "time" and cell != self.grid.baseline:
+            fit = self._same_time(cell, fit)
+        elif budget.match not in ("none", "steps", "time") and cell != self.grid.baseline:
             key = budget.on or type(resolved.root.system).scaled_by
             fit = match(
                 budget.match, key, goal, budget.tolerance, self.grid.name(cell), fit,
@@ -345,6 +350,20 @@ class _Arms:
             matched=dict(fit.turned),
             notes=fit.resolved.notes,
         )
+
+    def _same_time(self, cell: Cell, fit: Matched) -> Matched:
+        """Another number of steps, so that an arm trains as long as the baseline, by the time of a step measured here.
+
+        Trials are never cut by the clock, which would tie their results to the load of the machine.
+        """
+        total = self.base.root.train.steps
+        if not total:
+            raise UserError("E-BUDGET: --match time turns train.steps, and the baseline's length is said in epochs")
+        if self.pace is None:
+            self.pace = step_seconds(self.base)[0]
+        steps = max(1, round(total * self.pace / step_seconds(fit.resolved)[0]))
+        over = {"train.steps": (steps, "matched by time")}
+        return attrs.evolve(fit, resolved=self._resolved(cell, over), turned={"train.steps": steps})
 
     def _idle(self, cell: Cell, state: State, why: str) -> Arm:
         levels = {axis.key: level.label for axis, level in zip(self.grid.axes, cell, strict=True)}

@@ -111,15 +111,15 @@ class Runner:
         """Watch our children and settle those that ended; True where one has."""
         ended = False
         for place, task in list(self._tasks.items()):
-            code = task.running.poll()
+            code = task.watch(self.table, self._clock(), self.limits.timeout, self.limits.grace)
             if code is None:
-                task.watch(self.table, self._clock(), self.limits.timeout, self.limits.grace)
                 continue
             ended = True
             del self._tasks[place]
             event = task.settle(self.table, code)
             self._seen[task.trial] = self._scanner.look(task.trial)
-            if event.kind == "unclaimed":
+            if event.kind in ("unclaimed", "taken") and self._seen[task.trial].attempt == task.before:
+                # A trial that is refused although nobody has it is no better than one whose process cannot claim.
                 self._unclaimed[task.trial] += 1
                 self._last_words = event.text.strip().rpartition("\n")[2] or f"exit status {code}"
             elif event.kind == "done" and self.store:

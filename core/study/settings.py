@@ -22,8 +22,8 @@ class Budget:
 
     match: Match = knob(
         "none",
-        "give every arm the baseline's parameters, active parameters, FLOPs a step or measured time; none and steps: "
-        "the same steps, whatever an arm costs",
+        "give every arm the baseline's parameters, active parameters, FLOPs a step, or (by fewer or more steps) time; "
+        "none and steps: the same steps, whatever an arm costs",
     )
     on: str = knob("", "the parameter that is turned until an arm matches; empty: what the system names")
     tolerance: float = knob(0.02, "largest relative difference that counts as matched", gt=0.0, lt=1.0)

@@ -79,6 +79,7 @@ class SystemOf:
             effects=self._effects(),
             aliases=self._aliases(),
             power=self._power(contrasts, family),
+            power_relative=any(c.relative_sd for c in contrasts.values()),
             needed=self._needed(contrasts, family),
             secondary=tuple(self._secondary(base)),
         )
@@ -134,6 +135,7 @@ class SystemOf:
             trial=one.of.id, seed=one.of.seed, block=one.of.block, state=str(one.trial.state),
             cached=one.trial.cached, value=one.value(self.metric), message=one.message,
             command=command_of(self.stored, one.of),
+            scores={key: s["value"] for key, s in one.scores().items() if s["value"] is not None},
         )  # fmt: skip
 
     def _cost(self, arm: Mapping[str, Any], ones: Sequence[Seen]) -> CostOf:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from core.study.child import OUTPUT, TAKEN, TOKEN
+from core.study.child import ATTEMPTS, OUTPUT, TAKEN, TOKEN
 from core.study.job import Job, Running
 from core.study.output import cut, end_of
 from core.study.sealed import Damaged, load, told
@@ -21,6 +21,10 @@ from core.study.trial import State
 if TYPE_CHECKING:  # the interfaces of core.kinds import torch
     from core.kinds.executor import Executor
 
+LOST = -signal.SIGKILL
+"""the status of a process of which only its end is known"""
+_LOOK = 10.0
+"""seconds between two looks at the owner of a trial of our own"""
 _WORDS = 2000
 """characters of a dead child's output that its record keeps"""
 
@@ -55,6 +59,8 @@ class Task:
     why: End = "crashed"
     """what it means if it ends without a word"""
     _handle: int | None = None
+    _looked: float | None = None
+    _dead: bool = False
 
     @classmethod
     def start(
@@ -71,11 +77,18 @@ class Task:
         table.open(trial)
         before = table.look(trial).attempt
         output = folder / f"{token}.txt"
-        job = Job(name=trial, argv=argv, env={TOKEN: token, OUTPUT: str(output)})
+        job = Job(name=trial, argv=argv, env={TOKEN: token, OUTPUT: str(output), ATTEMPTS: str(table.attempts)})
         return cls(trial=trial, token=token, output=output, before=before, running=executor.start(job, output, place))
 
-    def watch(self, table: Table, now: float, timeout: float | None, grace: float) -> None:
-        """Note when it begins, keep its output within bounds, and end it when its time is over."""
+    def watch(self, table: Table, now: float, timeout: float | None, grace: float) -> int | None:
+        """Note when it begins, keep its output within bounds, end it when its time is over; its exit status if it has.
+
+        Raises:
+            TableError: the disk.
+        """
+        code = self.running.poll()
+        if code is not None:
+            return code
         if self._handle is None and self._find_output(table):
             self.began = now
         if self._handle is not None:
@@ -85,6 +98,22 @@ class Task:
                 self.stop(now, "timeout")
         elif now - self.asked > grace:
             self.running.kill()
+        return LOST if self._lost(table, now) else None
+
+    def _lost(self, table: Table, now: float) -> bool:
+        """Whether its owner is dead although the engine says nothing: Slurm without accounting forgets the cancelled.
+
+        Two looks must agree, so that an engine which does say something, a moment later, is heard first.
+        """
+        if self._looked is not None and now - self._looked < _LOOK:
+            return False
+        self._looked = now
+        attempt = self._attempt(table)
+        dead = attempt is not None and not table.watch.alive(table.claim_path(self.trial, attempt))
+        lost, self._dead = dead and self._dead, dead
+        if lost:
+            self.running.kill()
+        return lost
 
     def stop(self, now: float, why: End) -> None:
         """Ask it to end; asked before, it keeps the first reason."""
@@ -113,9 +142,8 @@ class Task:
         for how in ("failed", "interrupted"):
             with contextlib.suppress(FileNotFoundError, Damaged):
                 facts = load(folder / f"{how}.{attempt}.json")
-                return self._event(
-                    how, attempt=attempt, code=code, text=": ".join(filter(None, (facts.get("type"), facts["message"])))
-                )
+                words = [facts[key] for key in ("type", "message") if facts.get(key)]
+                return self._event(how, attempt=attempt, code=code, text=": ".join(words))
         if table.watch.lives_here(table.claim_path(self.trial, attempt)):
             # What was started has ended, but not the trial: its command started another process. Whoever finds that
             # one dead will say so.

@@ -76,32 +76,33 @@ def _typed(text: str) -> Any:
 def _run(
     stored: Stored, trial: TrialOf, full: str, place: Path, resolve: Resolve, keep: bool, until: int
 ) -> dict[str, Any]:
+    from core.train.cost import Cost
     from core.train.session import execute, open_run
 
     opened = open_run(resolve(layers_of(stored, trial)))
     if digest(opened.identity) != full:
         raise UserError(_changed(opened.identity, stored, full))
     argv = ["core", "run", *command_of(stored, trial).split()[2:]]
+    counted = stored.arm(trial.system, trial.arm)["cost"]
+    cost = Cost(parameters=counted["parameters"], active=counted["active"], flops=counted["flops"], by_part={})
     if until:
-        return _interim(opened, place, argv, until, stored.metrics[trial.system])
-    path, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report=False)
+        return _interim(opened, place, argv, until, stored.metrics[trial.system], cost)
+    path, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, cost=cost)
     if status != "done":
         raise KeyboardInterrupt
     outcome = {"metrics": _metrics(path), "measured": _measured(path)}
     if not keep:
         shutil.rmtree(path / "checkpoints", ignore_errors=True)
-        for name in ("evaluation.npz",):
-            (path / name).unlink(missing_ok=True)
     return outcome
 
 
-def _interim(opened: Any, place: Path, argv: list[str], until: int, metric: str) -> dict[str, Any]:
+def _interim(opened: Any, place: Path, argv: list[str], until: int, metric: str, cost: Any) -> dict[str, Any]:
     """Train to the rung and score the validation split there; the checkpoint stays for the rest of the trial."""
     from core.kinds.system import MODEL
     from core.train.session import execute
     from core.train.streams import Streams
 
-    execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, until=until)
+    execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, until=until, cost=cost)
     from core.train.rundir import RunDir
 
     trainer = opened.trainer()

@@ -7,8 +7,11 @@ class TestTrackers(TrackerLaws):
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.errors import UserError
-from core.kinds import Executor, Job, Strategy, Tracker
+from core.kinds import Executor, Job, Running, Strategy, Tracker
+from core.study.owner import process_start
 from core.study.pool import run_all
 from core.testing.draws import law
 
@@ -58,10 +62,15 @@ class TrackerLaws:
 
 
 class ExecutorLaws:
-    """Laws of `core.kinds.executor.Executor`; parametrise a subclass over `executor`."""
+    """Laws of `core.kinds.executor.Executor`; parametrise a subclass over `executor`.
 
-    def test_every_job_is_reported_once(self, executor: Executor) -> None:
+    An engine that is not here (a library, a cluster) is said to be missing, in words; all else is then not asked.
+    """
+
+    def test_every_job_is_reported_once(self, executor: Executor, tmp_path: Path) -> None:
         """Output and exit status of each job come back, failures and signals included."""
+        if not _usable(executor, tmp_path):
+            return
         codes = {"fine": "print('hello')", "fails": "raise SystemExit(3)", "dies": "import os; os.kill(os.getpid(), 9)"}
         jobs = [Job(name=n, argv=(sys.executable, "-c", c)) for n, c in codes.items()]
         ended = list(run_all(executor, jobs))
@@ -69,14 +78,101 @@ class ExecutorLaws:
         assert {f.job.name: f.code for f in ended} == {"fine": 0, "fails": 3, "dies": -9}
         assert next(f for f in ended if f.job.name == "fine").output == "hello\n"
 
-    def test_leaving_early_stops_what_runs(self, executor: Executor) -> None:
+    def test_leaving_early_stops_what_runs(self, executor: Executor, tmp_path: Path) -> None:
         """Closing the iterator ends running jobs; the call returns only when none is left."""
-        forever = "import select\nwhile True: select.select([], [], [], 60)"
+        if not _usable(executor, tmp_path):
+            return
+        forever = "import os, signal, sys; open(sys.argv[1], 'w').write(str(os.getpid())); signal.pause()"
         jobs = [Job(name="quick", argv=(sys.executable, "-c", "pass"))]
-        jobs += [Job(name=f"slow {i}", argv=(sys.executable, "-c", forever)) for i in range(3)]
+        jobs += [Job(name=f"slow {i}", argv=(sys.executable, "-c", forever, str(tmp_path / str(i)))) for i in range(3)]
         ends = run_all(executor, jobs)
         assert next(ends).job.name == "quick"
         ends.close()  # type: ignore[attr-defined]
+        for path in tmp_path.glob("[0-9]"):
+            assert not _lives(int(path.read_text() or 0))
+
+    def test_a_job_gets_its_variables_and_prints_to_its_file(self, executor: Executor, tmp_path: Path) -> None:
+        """Variables of the job are beside the caller's; what it prints is appended to the file, both streams."""
+        if not _usable(executor, tmp_path):
+            return
+        said = "import os, sys; print(os.environ['MINE'], flush=True); print(bool(os.environ['PATH']), file=sys.stderr)"
+        output = tmp_path / "output"
+        output.write_text("before\n")
+        job = Job(name="says", argv=(sys.executable, "-c", said), env={"MINE": "yes"})
+        assert executor.capacity() >= 1
+        assert _end(executor.start(job, output, 0)) == 0
+        assert output.read_text() == "before\nyes\nTrue\n"
+
+    def test_asked_to_end_it_may_tidy_up(self, executor: Executor, tmp_path: Path) -> None:
+        """`terminate` is SIGTERM, which a job may answer; asking again, or after the end, changes nothing."""
+        if not _usable(executor, tmp_path):
+            return
+        tidy = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('up', flush=True)"
+        output = tmp_path / "output"
+        running = executor.start(Job(name="tidy", argv=(sys.executable, "-c", f"{tidy}; signal.pause()")), output, 0)
+        _until(lambda: output.exists() and output.read_text() == "up\n")
+        assert running.poll() is None
+        running.terminate()
+        assert _end(running) == 7
+        running.terminate()
+        running.kill()
+        assert running.poll() == 7
+
+    def test_killed_it_ends_with_what_it_started(self, executor: Executor, tmp_path: Path) -> None:
+        """`kill` needs no consent, and reaches the processes that the job has started."""
+        if not _usable(executor, tmp_path):
+            return
+        stubborn = (
+            "import os, signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+            "print(os.getpid(), child.pid, flush=True); signal.pause()"
+        )
+        output = tmp_path / "output"
+        running = executor.start(Job(name="stubborn", argv=(sys.executable, "-c", stubborn)), output, 0)
+        _until(lambda: output.exists() and output.read_text().endswith("\n"))
+        running.kill()
+        assert _end(running) < 0
+        _until(lambda: not any(_lives(int(pid)) for pid in output.read_text().split()))
+
+
+def _usable(executor: Executor, folder: Path) -> bool:
+    """Whether a job can be started here; where it cannot, a `UserError` says why and what to do or ask for."""
+    (folder / "trial").mkdir(exist_ok=True)
+    job = Job(name="try", argv=(sys.executable, "-c", "pass"))
+    try:
+        if not executor.capacity():
+            return False
+        running = executor.start(job, folder / "trial" / "output", 0)
+    except UserError as error:
+        why = str(error)
+    else:
+        assert _end(running) == 0, "a command that does nothing ended badly"
+        return True
+    assert len(why.split()) > 3, f"{why!r} tells a user too little"
+    return False
+
+
+def _end(running: Running) -> int:
+    _until(lambda: running.poll() is not None)
+    code = running.poll()
+    assert code is not None
+    return code
+
+
+def _until(ready: Callable[[], object]) -> None:
+    """Wait for a process; an engine may take seconds to start one."""
+    give_up = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < give_up, "the job did nothing for two minutes"
+        time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return not Path("/proc").exists() or process_start(pid) != ""
 
 
 class StrategyLaws:

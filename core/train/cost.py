@@ -66,7 +66,7 @@ def refuse_too_large(cost: Cost, device: torch.device) -> None:
     needed, present = BYTES * cost.parameters, memory_of(device)
     if present is None or needed <= present:
         return
-    part, largest = max(cost.by_part.items(), key=lambda item: item[1])
+    part, largest = max(cost.by_part.items(), key=lambda item: item[1], default=("the model", cost.parameters))
     raise UserError(
         f"a model of this size cannot be made: {cost.parameters:,} parameters need {needed / 2**30:,.1f} GiB for "
         f"weights, gradients and optimiser, and this {'GPU' if device.type == 'cuda' else 'machine'} has "

@@ -70,6 +70,10 @@ class _Keyed(TorchDispatchMode):
         self._mine = False
         self._drawn: dict[str, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, and to be skipped by torch's compiler it would have to be imported
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

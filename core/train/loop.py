@@ -118,7 +118,7 @@ class Trainer:
                 self.checkpoint(run)
                 return False
             began = time.perf_counter()
-            numbers = self._step()
+            numbers = self.step()
             step = self.place.step
             if step == self.total:
                 advance(self.model, 1.0)  # what moves while a model trains has arrived when it is judged
@@ -185,7 +185,7 @@ class Trainer:
             yield
         self.model.train()
 
-    def _step(self) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
         settings, step = self.settings, self.place.step
         self.model.train()
         advance(self.model, step / self.total)

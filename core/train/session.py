@@ -100,7 +100,15 @@ def cost_of(opened: Opened) -> Cost:
 
 
 def execute(
-    opened: Opened, out: str | None, *, force: bool, quiet: bool, argv: list[str], report: bool = True, until: int = 0
+    opened: Opened,
+    out: str | None,
+    *,
+    force: bool,
+    quiet: bool,
+    argv: list[str],
+    report: bool = True,
+    until: int = 0,
+    cost: Cost | None = None,
 ) -> tuple[Path, str]:
     """Train, evaluate and report; or take up where an earlier process left; or find it all done.
 
@@ -110,7 +118,8 @@ def execute(
         force: set an earlier run of this directory aside.
         quiet: no progress.
         argv: the command, for the record.
-        report: whether report and figures are drawn; `core report RUN` does so later.
+        report: whether report and figures are drawn, and kept what they need.
+        cost: of the model, where somebody counted before; counting takes a second.
         until: a step at which to leave as if interrupted, the checkpoint written; 0: go to the end.
 
     Returns:
@@ -120,7 +129,7 @@ def execute(
         UserError: the directory cannot be used, or the model is larger than the memory.
         RunFailed: training could not go on; the directory says so.
     """
-    cost = cost_of(opened)
+    cost = cost_of(opened) if cost is None else cost
     refuse_too_large(cost, opened.device)
     record = {
         "system": opened.resolved.settings["system"].value,
@@ -169,7 +178,8 @@ def _go(
     run.write("config.toml", toml.dump(opened.resolved))
     run.write("parts.toml", toml.parts(opened.resolved))
     if opened.device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+        # The same as `use_deterministic_algorithms(True)`, which would import torch's compiler, two seconds long.
+        torch.set_deterministic_debug_mode("error")
     progress.say(f"run {run.path}")
     progress.say(f"data {_told(opened.card)}")
     if "split" in opened.card.facts:
@@ -211,7 +221,7 @@ def _go(
         return "stopped"
     progress.say("evaluating on held-out data")
     evaluation, gates = evaluate(trainer)
-    save_evaluation(run, evaluation, gates)
+    save_evaluation(run, evaluation, gates, whole=report)
     if report:
         from core.report.write import write_report  # draws, and drawing takes a second to import
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from core.cli.ablate.words import asked_of
 from core.errors import UserError
 from core.study.ask import Asked
+from core.study.spans import spell_seconds
 
 if TYPE_CHECKING:
     from core.study.plan import Plan
+    from core.study.settings import RunSettings
 
 
 def plan(words: list[str]) -> int:
@@ -23,8 +25,36 @@ def plan(words: list[str]) -> int:
     from core.cli.choose import resolve_layers
     from core.study.plan import make_plan
 
-    show(make_plan(asked, resolve_layers))
+    made = make_plan(asked, resolve_layers)
+    show(made)
+    print("\n".join(time_lines(made, asked.study.run)))
     return 0
+
+
+def time_lines(plan: Plan, how: RunSettings) -> list[str]:
+    """What the training of all trials takes, by a few steps of each baseline here and the FLOPs of the others."""
+    from core.cli.choose import resolve_layers
+    from core.config import Layer
+    from core.layers import text_layer
+    from core.study.drive import executor_of
+    from core.study.estimate import STEPS, step_seconds
+
+    seconds = 0.0
+    for system in plan.metrics:
+        arms = plan.running(system)
+        base = resolve_layers([text_layer(arms[0].config, "the plan"), Layer("study", {"seed": (0, "study")})])
+        each, total = step_seconds(base)
+        pace = each / arms[0].cost["flops"]
+        for trial in (trial for trial in plan.trials if trial.system == system):
+            arm = next(arm for arm in arms if arm.label == trial.arm)
+            steps = arm.matched.get("train.steps", total)
+            seconds += pace * arm.cost["flops"] * steps
+    slots = max(1, executor_of(how.executor, how.slots, how.threads, how.gpus).capacity())
+    places = f" on {slots} slots" if slots > 1 else ""
+    return [
+        f"time        about {spell_seconds(seconds / slots)} of training{places}, by {STEPS} steps of each baseline on "
+        "this machine as it is now; evaluation and starts come on top"
+    ]
 
 
 def show(plan: Plan) -> None:

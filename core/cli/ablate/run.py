@@ -12,17 +12,27 @@ from core.errors import UserError
 from core.layers import cli_layer
 from core.study.said import FLAGS, share
 
+HOME = Path("runs") / "studies"
 INTERRUPTED, TERMINATED, NOTHING = 130, 143, 5
 
 
 def run(words: list[str]) -> int:
     """Plan if new, then run to the end and report; the same command resumes."""
     asked, said = asked_of(words)
+    from core.identity import digest
+    from core.study.spell import spell
+
+    # The same words in the same directory ask for the plan that lies there, which need not be made again: it costs
+    # seconds, and what was measured for it would come out otherwise.
+    word = digest(spell(asked, dict(asked.baseline)))
+    out = said.options.get("out") or (str(HOME / word[:16]) if asked.study.budget.match == "time" else None)
+    if out and "dry" not in said.switches and _planned(Path(out), word):
+        over = {key: s.value for key, s in asked.resolved.settings.items() if key.startswith("run.")}
+        return go(Path(out), over, quiet="quiet" in said.switches)
     from core.cli.ablate import plan as planning
     from core.cli.choose import resolve_layers
     from core.study.folder import design_hash, document, keep, read
     from core.study.plan import make_plan
-    from core.study.spell import spell
 
     plan = make_plan(asked, resolve_layers)
     if "dry" in said.switches:
@@ -31,8 +41,8 @@ def run(words: list[str]) -> int:
     if asked.study.analysis.standard:
         arms = [arm for arm in plan.arms if arm.state == "planned"]
         planning.require_power(len(plan.seeds) * len(plan.blocks), len(arms) - len(plan.metrics), plan.settings)
-    doc = document(plan)
-    root = Path(said.options.get("out") or Path("runs") / "studies" / design_hash(doc)[:16])
+    doc = document(plan) | {"asked": word}
+    root = Path(out) if out else HOME / design_hash(doc)[:16]
     from core.cli.ablate.change import note_analysis
 
     keep(root, doc, [t.identity for t in plan.trials], spell(asked, dict(plan.baseline)), asked.study.run.attempts)
@@ -42,6 +52,16 @@ def run(words: list[str]) -> int:
         print(f"study       {root}\n", flush=True)
     over = {key: value for key, (value, origin) in plan.settings.items() if key.startswith("run.")}
     return go(root, over, quiet="quiet" in said.switches)
+
+
+def _planned(root: Path, word: str) -> bool:
+    """Whether a directory holds all of the study that these words asked for, and nothing that was changed since."""
+    from core.study.folder import planned_whole, read
+
+    if not planned_whole(root):
+        return False
+    stored = read(root)
+    return stored.first.get("asked") == word and not any(more["kind"] == "analysis" for more in stored.later)
 
 
 def work(words: list[str]) -> int:

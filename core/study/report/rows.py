@@ -1,0 +1,174 @@
+"""Figures with one row an arm: seeds as dots, paired differences with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.study.findings import ArmFound, Findings, SystemFound
+from core.study.report.blocks import Picture
+from core.study.report.svg import LETTER, Board, fold, scale
+from core.study.report.words import (
+    SIGNS,
+    capital,
+    clean,
+    gain,
+    interval,
+    number,
+    percent,
+    plural,
+    short_names,
+    verdict_word,
+)
+from core.study.stats.scores import Estimate
+
+MOST = 40
+"""arms that a figure shows"""
+LEFT, RIGHT, TOP, FOOT = 126.0, 342.0, 22.0, 36.0
+
+
+def shown(system: SystemFound) -> tuple[list[ArmFound], str]:
+    """The baseline and the arms of the largest effects, in the given order, and a sentence where some are left out."""
+    arms = [a for a in system.arms if not a.stopped and any(o.value is not None for o in a.outcomes)]
+    if len(arms) <= MOST:
+        return arms, ""
+
+    def size(arm: ArmFound) -> float:
+        effect, _ = gain(arm)
+        return float("inf") if arm.baseline else -1.0 if effect is None else abs(effect.value)
+
+    kept = {a.label for a in sorted(arms, key=lambda a: (-size(a), a.label))[:MOST]}
+    said = f" Of {len(arms)} arms with results, the {MOST} with the largest effects are shown."
+    return [a for a in arms if a.label in kept], said
+
+
+def dots(findings: Findings, system: SystemFound, name: str) -> Picture | None:
+    """Every seed of every arm; one line a seed joins its arms."""
+    arms, said = shown(system)
+    if not arms:
+        return None
+    names = short_names(findings, system)
+    values = {a.label: {(o.seed, o.block): o.value for o in a.outcomes if o.value is not None} for a in arms}
+    ends = [v for a in arms for v in values[a.label].values()]
+    ends += [e for a in arms if a.mean is not None for e in (a.mean.low, a.mean.high) if e is not None]
+    x, step = scale(ends, LEFT + 6, RIGHT), _step(len(arms))
+    bottom = TOP + step * len(arms)
+    board = Board(name=name, title=f"{system.label} of every seed, {system.system}", height=bottom + FOOT,
+                  about=_about_dots(system, arms, names))  # fmt: skip
+    board.axis_x(x, TOP - 6, bottom, clean(system.label) + (" (higher is better)" if system.larger_is_better else
+                 " (lower is better)"))  # fmt: skip
+    middle = {a.label: TOP + step * (i + 0.5) for i, a in enumerate(arms)}
+    for pair in sorted({key for found in values.values() for key in found}):
+        joined = [(x(values[a.label][pair]), middle[a.label]) for a in arms if pair in values[a.label]]
+        if len(joined) > 1:
+            board.path(joined, "pair")
+    for arm in arms:
+        y = middle[arm.label]
+        _label(board, names[arm.label], y, step, arm.baseline)
+        for (seed, block), value in sorted(values[arm.label].items()):
+            board.dot(
+                x(value),
+                y,
+                3.2,
+                "seed",
+                f"{names[arm.label]}, seed {seed}{' in ' + block if block else ''}: {number(value)}",
+            )
+        if arm.mean is not None:
+            if arm.mean.low is not None and arm.mean.high is not None:
+                board.line(x(arm.mean.low), y + 8, x(arm.mean.high), y + 8, "range")
+            board.shape(x(arm.mean.value), y + 8, 3.4, 3, "mean", f"{names[arm.label]}, mean {interval(arm.mean)}")
+    return Picture(
+        title="Every seed",
+        caption=f"{capital(clean(system.label))} of {clean(system.system)}: one dot a trial; a thin line joins the "
+        f"trials that share a seed, so parallel lines mean that pairing works. Diamonds below the dots: mean with its "
+        f"{100 * (1 - findings.alpha):g} % interval.{said}",
+        panels=(board.svg(),),
+    )
+
+
+def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None:
+    """Paired differences with intervals, beside the noise floor and the margin."""
+    arms, said = shown(system)
+    effects: list[tuple[ArmFound, Estimate]] = []
+    compared = [a for a in arms if a.contrast is not None and a.contrast.difference is not None]
+    relative = bool(compared) and all(a.contrast is not None and a.contrast.relative is not None for a in compared)
+    for arm in compared:
+        assert arm.contrast is not None
+        estimate = arm.contrast.relative if relative else arm.contrast.difference
+        assert estimate is not None
+        effects.append((arm, estimate))
+    if not effects:
+        return None
+    noise, margin = _bands(findings, system, relative)
+    names = short_names(findings, system)
+    factor = 100.0 if relative else 1.0
+    ends = [0.0, *(v for _, e in effects for v in (e.value, e.low, e.high) if v is not None)]
+    reach = max(map(abs, ends)) or 1.0
+    ends += [s * b for b in (noise, margin) if b is not None and b <= 3 * reach for s in (-1, 1)]
+    x, step = scale([factor * v for v in ends], LEFT + 6, RIGHT - 16), _step(len(effects))
+    bottom = TOP + step * len(effects)
+    board = Board(name=name, title=f"Paired differences to the baseline, {system.system}", height=bottom + FOOT + 14,
+                  about=". ".join(f"{names[a.label]}: {interval(e, relative=relative, signed=True)}, {verdict_word(a)}"
+                                  for a, e in effects))  # fmt: skip
+    for band, kind in ((margin, "margin"), (noise, "noise")):
+        if band is not None:
+            board.box(x(-factor * band), TOP - 6, x(factor * band) - x(-factor * band), bottom - TOP + 6, kind)
+    unit = "change to the baseline, %" if relative else f"difference in {clean(system.label)}"
+    board.axis_x(x, TOP - 6, bottom, unit)
+    board.line(x(0), TOP - 8, x(0), bottom, "zero")
+    left, right = ("worse", "better") if system.larger_is_better else ("better", "worse")
+    if x(0) - x.start > 44:
+        board.text(x(0) - 6, bottom + 42, f"← {left}", "tick", "end")
+    if x.end - x(0) > 44:
+        board.text(x(0) + 6, bottom + 42, f"{right} →", "tick")
+    for i, (arm, e) in enumerate(effects):
+        y, word = TOP + step * (i + 0.5), verdict_word(arm)
+        kind = word.replace(" ", "-")
+        _label(board, names[arm.label], y, step, False)
+        if e.low is not None and e.high is not None:
+            board.line(x(factor * e.low), y, x(factor * e.high), y, f"range {kind}")
+        board.shape(
+            x(factor * e.value),
+            y,
+            4.2,
+            1,
+            f"point {kind}",
+            f"{names[arm.label]}: {interval(e, relative=relative, signed=True)}",
+        )
+        board.text(RIGHT + 4, y + 4, SIGNS[word], f"sign {kind}", "middle")
+    bands = []
+    if noise is not None:
+        bands.append(f"grey: the noise floor, ±{percent(noise) if relative else number(noise)}")
+    if margin is not None:
+        bands.append(f"outlined: the margin of equivalence, ±{percent(margin) if relative else number(margin)}")
+    legend = ", ".join(f"{SIGNS[w]} {w}" for w in dict.fromkeys(verdict_word(a) for a, _ in effects))
+    most = max(a.contrast.n for a, _ in effects if a.contrast)
+    return Picture(
+        title="Differences to the baseline",
+        caption=f"Arm minus baseline over {plural(most, 'shared seed' if len(findings.blocks) < 2 else 'pair')}, "
+        f"with {100 * (1 - findings.alpha):g} % intervals, each for itself"
+        f"{'; ' + '; '.join(bands) if bands else ''}. Verdicts, which are corrected for many comparisons: {legend}."
+        f"{said}",
+        panels=(board.svg(),),
+    )  # fmt: skip
+
+
+def _bands(findings: Findings, system: SystemFound, relative: bool) -> tuple[float | None, float | None]:
+    floor = None if system.noise is None else system.noise.floor_relative if relative else system.noise.floor
+    if relative or not findings.margin:
+        return floor, findings.margin or None
+    return floor, None
+
+
+def _step(rows: int) -> float:
+    return 34.0 if rows <= 14 else 27.0
+
+
+def _label(board: Board, name: str, middle: float, step: float, baseline: bool) -> None:
+    lines = fold(name, int((LEFT - 6) / LETTER), 2)
+    for i, text in enumerate(lines):
+        board.text(LEFT - 4, middle + 4 + (i - (len(lines) - 1) / 2) * min(12.5, step / 2), text,
+                   "row strong" if baseline else "row", "end")  # fmt: skip
+
+
+def _about_dots(system: SystemFound, arms: Sequence[ArmFound], names: dict[str, str]) -> str:
+    return ". ".join(f"{names[a.label]}: mean {interval(a.mean)}" for a in arms if a.mean is not None)
