@@ -24,7 +24,6 @@ from core.study.table import Table
 
 SCHEMA = 1
 ANALYSIS = "analysis."
-RUNNING = "run."
 
 
 @attrs.frozen(kw_only=True)
@@ -105,9 +104,9 @@ def document(plan: Any) -> dict[str, Any]:
 
 
 def plan_hash(doc: Mapping[str, Any]) -> str:
-    """SHA-256 of what a plan decides: trials, baseline, and how they will be judged; not how they are run, nor by
-    which flag or file anything was said."""
-    settings = {key: value for key, (value, _) in doc["settings"].items() if not key.startswith((RUNNING, "title"))}
+    """SHA-256 of what a plan decides: trials, baseline, and how they will be judged; not how they are run, nor in
+    which words or by which flag or file anything was said."""
+    settings = {key: value for key, (value, _) in doc["settings"].items() if key.startswith(ANALYSIS)}
     decided = {key: doc[key] for key in ("schema", "axes", "baseline", "metrics", "seeds", "blocks", "block_key")}
     idle = [[arm["system"], arm["label"], arm["state"], arm["why"]] for arm in doc["arms"] if arm["state"] != "planned"]
     return digest({**decided, "settings": settings, "idle": idle, "trials": sorted(map(canonical_json, doc["trials"]))})

@@ -15,6 +15,8 @@ COUNTED = {"params": "parameters", "active": "active parameters", "flops": "FLOP
 FARTHEST = 64.0
 """how many times larger or smaller a parameter may become"""
 TRIES = 40
+FINEST = 1e-3
+"""relative width of a bracket below which a size that grows in steps comes no nearer"""
 REACH = 16
 """whole numbers on either side among which one that can be built is looked for"""
 
@@ -98,7 +100,7 @@ class _Search:
         low, high = self._widened(start)
         for turn in range(TRIES):
             under, over = self._amount(low), self._amount(high)
-            if not under < self.wanted < over:
+            if not under < self.wanted < over or high - low <= FINEST * high:
                 break
             share = (self.wanted - under) / (over - under) if turn % 3 < 2 else 0.5
             middle = self._between(low, high, min(max(share, 0.01), 0.99)) or self._between(low, high, 0.5)
