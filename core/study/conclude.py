@@ -14,7 +14,7 @@ from core.study.findings import (
     OverSystems,
     SystemFound,
 )
-from core.study.folder import Stored
+from core.study.folder import Stored, whole
 from core.study.gather import Seen, gather
 from core.study.stats.aggregate import Scale, over_tasks
 from core.study.stats.interquartile import Iqm, iqm
@@ -24,6 +24,9 @@ from core.study.system import SystemOf
 from core.study.table import Table
 from core.study.trial import State
 
+TRIVIAL = "mean", "random"
+"""how the arms of an evaluation begin that learn nothing"""
+
 
 def conclude(stored: Stored, table: Table) -> Findings:
     """Judge a study as it stands.
@@ -31,6 +34,7 @@ def conclude(stored: Stored, table: Table) -> Findings:
     Raises:
         UserError: the directory cannot be read, or the primary metric is no score.
     """
+    whole(stored, table)
     seen = gather(stored, table)
     value = stored.value
     systems = _systems(stored, seen)
@@ -39,7 +43,7 @@ def conclude(stored: Stored, table: Table) -> Findings:
         title=value("title") or stored.root.resolve().name,
         plan=stored.hash,
         settings=tuple((key, _spell(v), origin) for key, (v, origin) in stored.settings.items()),
-        axes={key: tuple(labels) for key, labels in stored.first["axes"].items()},
+        axes={key: tuple(labels) for key, labels in stored.axes.items()},
         baseline=stored.first["baseline"],
         seeds=tuple(sorted({one.of.seed for one in seen})),
         blocks=tuple(dict.fromkeys(one.of.block for one in seen)) or ("",),
@@ -50,7 +54,7 @@ def conclude(stored: Stored, table: Table) -> Findings:
         complete=counts["planned"] == counts["done"] + counts["cached"] + counts["stopped"],
         idle=tuple((arm["label"], arm["state"], arm["why"]) for arm in stored.arms if arm["state"] != "planned"),
         warnings=tuple(_warnings(stored, seen, systems)),
-        deviations=tuple(_deviations(stored, seen)),
+        deviations=tuple(_deviations(stored, seen, systems)),
         systems=systems,
         over_systems=_over_systems(systems, value("analysis.alpha")),
         iqm=_iqm(systems, value("analysis.alpha")),
@@ -114,10 +118,15 @@ def _warnings(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFoun
     if len(codes) > 1:
         told = ", ".join(f"{code[:9]} x {count}" for code, count in codes.items())
         found.append(f"W-CODE: results come from {len(codes)} revisions of the code ({told}); identities agree.")
+    environments = _tally(seen, "environment")
+    if len(environments) > 1:
+        told = "; ".join(f"{text} x {count}" for text, count in environments.items())
+        found.append(f"W-ENV: results come from {len(environments)} environments ({told}).")
     return found
 
 
-def _deviations(stored: Stored, seen: Sequence[Seen]) -> list[Deviation]:
+def _deviations(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFound]) -> list[Deviation]:
+    keys = {system.system: system.metric for system in systems}
     found = [Deviation(kind=more["kind"], text=more["text"]) for more in stored.later]
     for label, state, why in ((a["label"], a["state"], a["why"]) for a in stored.arms if a["state"] == "excluded"):
         found.append(Deviation(kind=state, text=f"{label} was left out of the design: {why}"))
@@ -130,6 +139,14 @@ def _deviations(stored: Stored, seen: Sequence[Seen]) -> list[Deviation]:
             found.append(
                 Deviation(kind="corrupt", text=f"the result of trial {one.of.id} is damaged and counts as absent")
             )
+        if (primary := keys[one.of.system]) in one.scores() and one.value(primary) is None:
+            found.append(
+                Deviation(
+                    kind="missing",
+                    text=f"{one.of.arm}, seed {one.of.seed}: {primary} is {one.scores()[primary]['value']}, which no "
+                    "average can hold; the pair is left out",
+                )
+            )
         if one.trial.state in (State.EXHAUSTED, State.FAILED, State.CRASHED, State.TIMEOUT):
             found.append(
                 Deviation(kind="missing", text=f"{one.of.arm}, seed {one.of.seed}: {one.trial.state}: {one.message}")
@@ -138,42 +155,63 @@ def _deviations(stored: Stored, seen: Sequence[Seen]) -> list[Deviation]:
 
 
 def _over_systems(systems: Sequence[SystemFound], alpha: float) -> tuple[OverSystems, ...]:
-    scaled = {system.system: scale for system in systems if (scale := _scale(system)) is not None}
-    if len(systems) < 2 or len(scaled) < len(systems):
+    """Arms that no system has stopped, over all systems; nothing where a system has no scale."""
+    scales = _scales(systems)
+    if len(systems) < 2 or scales is None:
         return ()
+    base, *others = _shared_arms(systems)
+    scores = {label: _scores(systems, label) for label in (base, *others)}
     found = []
-    for arm in systems[0].arms[1:]:
-        others = {s.system: next((a for a in s.arms if a.label == arm.label), None) for s in systems}
-        if any(other is None for other in others.values()):
-            continue
-        base = {s.system: [o.value for o in s.arms[0].outcomes] for s in systems}
-        own = {name: [o.value for o in other.outcomes] for name, other in others.items() if other is not None}
-        mean = over_tasks(base, own, scaled, alpha=alpha)
-        found.append(OverSystems(label=arm.label, effects=mean.effects, mean=mean.mean, p=mean.p))
+    for label in others:
+        mean = over_tasks(scores[base], scores[label], scales, alpha=alpha)
+        found.append(OverSystems(label=label, effects=mean.effects, mean=mean.mean, p=mean.p))
     return tuple(found)
 
 
 def _iqm(systems: Sequence[SystemFound], alpha: float) -> Iqm | None:
-    scaled = {system.system: scale for system in systems if (scale := _scale(system)) is not None}
-    if not systems or len(scaled) < len(systems):
+    scales = _scales(systems)
+    if not systems or scales is None:
         return None
-    labels = [a.label for a in systems[0].arms if all(any(b.label == a.label for b in s.arms) for s in systems)]
-    scores = {
-        label: {s.system: [o.value for o in next(a for a in s.arms if a.label == label).outcomes] for s in systems}
-        for label in labels
-    }
-    if any(all(v is None for v in values) for by_task in scores.values() for values in by_task.values()):
-        return None
-    return iqm(scores, scaled, baseline=systems[0].arms[0].label, alpha=alpha)
+    labels = _shared_arms(systems)
+    scores = {label: _scores(systems, label) for label in labels}
+    for system in systems:
+        rows = zip(*(scores[label][system.system] for label in labels), strict=True)
+        if not any(all(value is not None for value in row) for row in rows):
+            return None
+    return iqm(scores, scales, baseline=labels[0], alpha=alpha)
+
+
+def _shared_arms(systems: Sequence[SystemFound]) -> list[str]:
+    """Labels of the arms that every system has and none has stopped, the baseline first."""
+    known = [{arm.label for arm in system.arms if not arm.stopped} for system in systems]
+    return [arm.label for arm in systems[0].arms if all(arm.label in labels for labels in known)]
+
+
+def _scores(systems: Sequence[SystemFound], label: str) -> dict[str, list[float | None]]:
+    """System -> an arm's scores over the pairs of block and seed that any arm of the system has."""
+    found = {}
+    for system in systems:
+        pairs = sorted({(one.block, one.seed) for arm in system.arms for one in arm.outcomes})
+        own = next(arm for arm in system.arms if arm.label == label)
+        values = {(one.block, one.seed): one.value for one in own.outcomes}
+        found[system.system] = [values.get(pair) for pair in pairs]
+    return found
+
+
+def _scales(systems: Sequence[SystemFound]) -> dict[str, Scale] | None:
+    """System -> its scale; None where any has none."""
+    scales = {system.system: scale for system in systems if (scale := _scale(system)) is not None}
+    return scales if len(scales) == len(systems) else None
 
 
 def _scale(system: SystemFound) -> Scale | None:
-    """0 at the best of the field's trivial baselines that learns nothing, 1 at the ceiling or the metric's bound."""
-    trivial = [v for name, v in system.references.items() if name in ("mean", "random") or name.startswith("mean")]
-    best = system.references.get("ceiling")
-    if not trivial or best is None or best == trivial[0]:
+    """0 at the best of the field's trivial baselines that learns nothing, 1 at the ceiling."""
+    trivial = [value for name, value in system.references.items() if name.startswith(TRIVIAL)]
+    ceiling = system.references.get("ceiling")
+    if not trivial or ceiling is None:
         return None
-    return Scale(trivial=trivial[0], best=best)
+    floor = max(trivial) if system.larger_is_better else min(trivial)
+    return None if floor == ceiling else Scale(trivial=floor, best=ceiling)
 
 
 def _tally(seen: Sequence[Seen], key: str) -> dict[str, int]:

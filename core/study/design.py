@@ -1,4 +1,4 @@
-"""Which cells a study has: axes of levels, and the designs that choose among their combinations.
+"""Which cells a study has: the designs that choose among the combinations of levels.
 
 Nothing here knows what a level stands for; names are resolved later, and torch is not imported.
 """
@@ -6,48 +6,18 @@ Nothing here knows what a level stands for; names are resolved later, and torch 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations, product
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, islice, product
 
 import attrs
 
 from core.errors import UserError
-from core.names import near, nearest
+from core.names import near
+from core.study.axes import Axis, Level
 
 DESIGNS = "full", "ofat", "twoway", "fraction", "list"
-
-
-@attrs.frozen
-class Level:
-    """One value of an axis."""
-
-    label: str
-    entries: Mapping[str, Any] = attrs.field(eq=False)
-    """flat dotted keys -> values: `{"ffn": "moe", "ffn.experts": 4}`"""
-
-
-@attrs.frozen
-class Axis:
-    """One thing that is varied: a slot or a parameter."""
-
-    key: str
-    levels: tuple[Level, ...]
-    origin: str
-
-    def level(self, label: str, where: str) -> Level:
-        """The level of this label.
-
-        Raises:
-            UserError: there is none.
-        """
-        found = next((level for level in self.levels if level.label == label), None)
-        if found is None:
-            labels = [level.label for level in self.levels]
-            raise UserError(
-                f"{where}: {self.key} has no level {label!r}.{near(label, labels)} Its levels: {', '.join(labels)}"
-            )
-        return found
+MOST = 20_000
+"""cells of a design; nobody runs more, and a product of many axes must not fill the memory before somebody says so"""
 
 
 Cell = tuple[Level, ...]
@@ -73,60 +43,6 @@ def label(axes: Sequence[Axis], cell: Cell) -> str:
     return " ".join(f"{axis.key}={level.label}" for axis, level in zip(axes, cell, strict=True)) or "baseline"
 
 
-def make_axis(key: str, values: Sequence[Any], origin: str) -> Axis:
-    """An axis from what a user wrote for it.
-
-    Args:
-        key: a dotted key, `attention`, `ffn.ratio`.
-        values: each a value, or a table `{name = "moe", experts = 4, as = "moe4x2"}`, `{value = 0.001, as = "slow"}`.
-        origin: where it was written.
-
-    Raises:
-        UserError: no value, a level twice, or a table without a name.
-    """
-    levels = tuple(_level(key, value, origin) for value in values)
-    if not levels:
-        raise UserError(f"{origin}: the axis {key} has no values; give two or more, with commas between")
-    labels = [level.label for level in levels]
-    twice = next((one for one in labels if labels.count(one) > 1), None)
-    if twice is not None:
-        raise UserError(f"{origin}: the axis {key} has {twice!r} twice; keep one")
-    return Axis(key, levels, origin)
-
-
-def _level(key: str, value: Any, origin: str) -> Level:
-    if not isinstance(value, Mapping):
-        return Level(_spell(value), {key: value})
-    rest = dict(value)
-    said = rest.pop("as", None)
-    if {*rest} == {"value"} and said:
-        return Level(str(said), {key: rest["value"]})
-    name = rest.pop("name", None)
-    if name is None or not isinstance(name, str):
-        raise UserError(f'{origin}: a level of {key} that is a table needs a name: {{ name = "moe", experts = 4 }}')
-    if said is not None and not isinstance(said, str):
-        raise UserError(f"{origin}: `as` of a level of {key} is a text, got {said!r}")
-    inner = {f"{key}.{k}": v for k, v in _flat(rest).items()}
-    args = ", ".join(f"{k.removeprefix(key + '.')}={_spell(v)}" for k, v in inner.items())
-    return Level(said or (f"{name}({args})" if args else name), {key: name, **inner})
-
-
-def _flat(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        at = f"{path}.{key}" if path else key
-        flat |= _flat(value, at) if isinstance(value, Mapping) else {at: value}
-    return flat
-
-
-def _spell(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_spell, value)) + "]"
-    return str(value)
-
-
 def lay_out(
     axes: Sequence[Axis], baseline: Mapping[str, str], kind: str, *, cells: Iterable[Mapping[str, str]] = (),
     exclude: Iterable[tuple[Mapping[str, str], str, str]] = (), where: str = "--design",
@@ -148,71 +64,91 @@ def lay_out(
     """
     axes = tuple(sorted(axes, key=lambda axis: axis.key))
     start = tuple(axis.level(baseline[axis.key], "the baseline") for axis in axes)
+    chosen = list(islice(_chosen(axes, start, kind, cells, where), MOST + 1))
+    if len(chosen) > MOST:
+        raise UserError(
+            f"{where}: the design {kind} of these axes has more than {MOST:,} cells; take fewer levels, or a smaller "
+            "design: ofat, twoway, fraction or list"
+        )
+    kept, out = _without(axes, start, list(dict.fromkeys([start, *chosen])), exclude)
+    if len(kept) < 2:
+        raise UserError(f"{where}: the baseline is the only cell left, so nothing would be compared; give another cell")
+    return Grid(axes=axes, baseline=start, cells=tuple(kept), excluded=tuple(out))
+
+
+def _chosen(axes: tuple[Axis, ...], start: Cell, kind: str, cells: Iterable[Mapping[str, str]],
+            where: str) -> Iterator[Cell]:  # fmt: skip
     head, _, argument = kind.partition(":")
     if head not in DESIGNS:
         raise UserError(f"{where}: no design is called {head!r}.{near(head, DESIGNS)} Designs: {', '.join(DESIGNS)}")
     if argument and head != "fraction":
         raise UserError(f"{where}: the design {head} takes nothing behind a colon, got {argument!r}")
+    given = [*cells]
+    if given and head != "list":
+        raise UserError(
+            f"{where}: [[design.cells]] are for the design `list`, and this one is {head}; drop one of them"
+        )
     if head == "list":
-        chosen = [_given(axes, start, cell, where) for cell in cells]
-        if not chosen:
+        if not given:
             raise UserError(f"{where}: the design `list` needs cells: [[design.cells]] tables in the study file")
-    elif head == "fraction":
-        chosen = _fraction(axes, start, argument, where)
-    else:
-        chosen = _SPAN[head](axes, start)
-    kept, out = _without(axes, start, list(dict.fromkeys([start, *chosen])), exclude)
-    return Grid(axes=axes, baseline=start, cells=tuple(kept), excluded=tuple(out))
+        return iter(_sorted(axes, start, [_given(axes, start, cell, where) for cell in given]))
+    if head == "fraction":
+        return _fraction(axes, start, argument, where)
+    return _SPAN[head](axes, start)
 
 
-def _full(axes: tuple[Axis, ...], start: Cell) -> list[Cell]:
-    return list(product(*(_first(axis, level) for axis, level in zip(axes, start, strict=True))))
+def _full(axes: tuple[Axis, ...], start: Cell) -> Iterator[Cell]:
+    return product(*(ordered(axis, level) for axis, level in zip(axes, start, strict=True)))
 
 
-def _first(axis: Axis, level: Level) -> list[Level]:
-    """Levels with the baseline's own in front, the others by label: the order of a user's list changes nothing."""
-    return [level, *sorted((other for other in axis.levels if other != level), key=lambda one: one.label)]
+def ordered(axis: Axis, first: Level) -> list[Level]:
+    """Levels with `first` in front, the others by label: the order of a user's list changes nothing."""
+    return [first, *sorted((other for other in axis.levels if other != first), key=lambda one: one.label)]
 
 
-def _around(many: int) -> Callable[[tuple[Axis, ...], Cell], list[Cell]]:
+def _sorted(axes: tuple[Axis, ...], start: Cell, cells: list[Cell]) -> list[Cell]:
+    """Cells in the order in which the full design has them."""
+    places = [
+        {level: i for i, level in enumerate(ordered(axis, first))} for axis, first in zip(axes, start, strict=True)
+    ]
+    return sorted(cells, key=lambda cell: [at[level] for at, level in zip(places, cell, strict=True)])
+
+
+def _around(many: int) -> Callable[[tuple[Axis, ...], Cell], Iterator[Cell]]:
     """Cells that differ from the baseline in at most so many axes."""
 
-    def cells(axes: tuple[Axis, ...], start: Cell) -> list[Cell]:
-        found = [start]
+    def cells(axes: tuple[Axis, ...], start: Cell) -> Iterator[Cell]:
+        yield start
         for count in range(1, many + 1):
             for places in combinations(range(len(axes)), count):
-                for levels in product(*(_first(axes[i], start[i])[1:] for i in places)):
+                for levels in product(*(ordered(axes[i], start[i])[1:] for i in places)):
                     cell = list(start)
                     for place, level in zip(places, levels, strict=True):
                         cell[place] = level
-                    found.append(tuple(cell))
-        return found
+                    yield tuple(cell)
 
     return cells
 
 
-_SPAN: dict[str, Callable[[tuple[Axis, ...], Cell], list[Cell]]] = {
+_SPAN: dict[str, Callable[[tuple[Axis, ...], Cell], Iterator[Cell]]] = {
     "full": _full, "ofat": _around(1), "twoway": _around(2),
 }  # fmt: skip
 
 
-def _fraction(axes: tuple[Axis, ...], start: Cell, text: str, where: str) -> list[Cell]:
+def _fraction(axes: tuple[Axis, ...], start: Cell, text: str, where: str) -> Iterator[Cell]:
     """Cells of a regular two-level fraction; the baseline's levels are its minus signs, so that it is a cell."""
     letters, generators = generators_of(axes, text, where)
     free = [letter for letter in letters if letter not in generators]
-    found = []
     for signs in product((-1, 1), repeat=len(free)):
         at = dict(zip(free, signs, strict=True))
         for letter, word in generators.items():
             # For an even word the product of minus signs is plus; turned, so that all-minus stays a cell.
-            turn = -1 if len(word) % 2 == 0 else 1
-            at[letter] = turn
+            at[letter] = -1 if len(word) % 2 == 0 else 1
             for factor in word:
                 at[letter] *= at[factor]
-        found.append(
-            tuple(_first(axis, level)[at[letter] > 0] for axis, level, letter in zip(axes, start, letters, strict=True))
+        yield tuple(
+            ordered(axis, level)[at[letter] > 0] for axis, level, letter in zip(axes, start, letters, strict=True)
         )
-    return found
 
 
 def generators_of(axes: Sequence[Axis], text: str, where: str) -> tuple[list[str], dict[str, str]]:
@@ -252,16 +188,14 @@ def _known(axes: Sequence[Axis], said: Mapping[str, str], where: str) -> None:
     keys = [axis.key for axis in axes]
     for key in said:
         if key not in keys:
-            close = nearest(key, keys)
-            hint = f" Did you mean {close!r}?" if close else ""
-            raise UserError(f"{where}: no axis is called {key!r}.{hint} Axes: {', '.join(keys)}")
+            raise UserError(f"{where}: no axis is called {key!r}.{near(key, keys)} Axes: {', '.join(keys)}")
 
 
 def _without(
     axes: tuple[Axis, ...], start: Cell, cells: list[Cell],
     exclude: Iterable[tuple[Mapping[str, str], str, str]],
 ) -> tuple[list[Cell], list[tuple[Cell, str]]]:  # fmt: skip
-    reasons: dict[Cell, str] = {}
+    reasons: dict[Cell, set[str]] = {}
     for said, why, where in exclude:
         _known(axes, said, where)
         wanted = {axis.key: axis.level(said[axis.key], where) for axis in axes if axis.key in said}
@@ -278,5 +212,6 @@ def _without(
         if start in matched:
             raise UserError(f"{where}: this excludes the baseline ({label(axes, start)}), which all contrasts refer to")
         for cell in matched:
-            reasons.setdefault(cell, why)
-    return [cell for cell in cells if cell not in reasons], list(reasons.items())
+            reasons.setdefault(cell, set()).add(why.strip())
+    out = [(cell, "; ".join(sorted(reasons[cell]))) for cell in cells if cell in reasons]
+    return [cell for cell in cells if cell not in reasons], out

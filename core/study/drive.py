@@ -12,6 +12,7 @@ import attrs
 
 from core.config import resolve_part
 from core.errors import UserError
+from core.identity import digest
 from core.kinds import Executor
 from core.registry import installed
 from core.study.folder import Stored, read
@@ -144,12 +145,13 @@ def _interim(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
     stored = read(root)
     table = Table(root, attempts=how.attempts)
     rungs = Table.create(root / INTERIM, attempts=how.attempts)
-    of = {}
-    for trial in stored.trials:
-        if table.look(trial.id).state not in (State.DONE, State.STOPPED):
-            of[trial.id] = rungs.add([interim_identity(table.config(trial.id)[0], how.rung)])[0]
-    if not of:
+    identities = {trial.id: interim_identity(table.config(trial.id)[0], how.rung) for trial in stored.trials}
+    wanted = [name for name in identities if table.look(name).state not in (State.DONE, State.STOPPED)]
+    if not wanted:
         return 0, ""
+    rungs.add([identities[name] for name in wanted])
+    # A trial that is done by now was at the rung before: its result there counts for whoever judges after it.
+    of = {name: digest(identity)[:16] for name, identity in identities.items()}
     runner = Runner(rungs, how.executor, _command(root, how.rung), limits=how.limits, tell=tell)
     code = runner.run()
     if code in (130, 143, 5):
@@ -165,15 +167,15 @@ def verdicts_at_rung(stored: Stored, rungs: Table, of: Mapping[str, str]) -> dic
     """The arms that stop, each with the sentence that says why. A function of the rung's results alone, so that every
     runner comes to the same."""
     values: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
-    higher = True
-    step = 0
+    facts: dict[str, tuple[bool, int]] = {}
+    """system -> whether larger is better, and the step that was scored"""
     for trial in stored.trials:
         result = rungs.result(of[trial.id]) if trial.id in of else None
         if result is not None:
-            higher, step = bool(result.metrics["higher"]), int(result.metrics["step"])
+            facts[trial.system] = bool(result.metrics["higher"]), int(result.metrics["step"])
             values.setdefault((trial.system, trial.arm), {})[trial.block, trial.seed] = result.metrics["value"]
     found = {}
-    for system in stored.metrics:
+    for system, (higher, step) in facts.items():
         own = [arm["label"] for arm in stored.arms if arm["system"] == system and arm["state"] == "planned"]
         base = values.get((system, own[0]), {})
         for label in own[1:]:

@@ -9,6 +9,7 @@ DIR/arms/NAME.toml     the resolved configuration of an arm; `core run DIR/arms/
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import attrs
 
 from core.files import write_atomic
 from core.identity import canonical_json, digest, plain
+from core.study.mismatch import difference
 from core.study.sealed import Damaged, TableError, load, publish, seal, told
 from core.study.table import Table
 
@@ -62,12 +64,22 @@ class Stored:
         return self.settings[key][0]
 
     @property
+    def axes(self) -> dict[str, list[str]]:
+        """Axis -> labels of its levels, the baseline's first; with levels that were added."""
+        return dict(next((more["axes"] for more in reversed(self.later) if "axes" in more), self.first["axes"]))
+
+    @property
+    def systems(self) -> list[str]:
+        """In the order in which they were asked for."""
+        return [*dict.fromkeys(arm["system"] for arm in self.arms)]
+
+    @property
     def metrics(self) -> dict[str, str]:
         """System -> primary metric."""
         found = dict(self.first["metrics"])
         for more in self.later:
             found |= more.get("metrics", {})
-        return found
+        return {system: found[system] for system in self.systems}
 
     def arm(self, system: str, label: str) -> Mapping[str, Any]:
         """One arm."""
@@ -120,6 +132,8 @@ def keep(
 
     Raises:
         TableError: E-PLAN: the directory holds another plan; E-STRANGER: it holds something else; or the disk.
+
+    A plan that was extended since is found both by what was asked at first and by all that it holds by now.
     """
     if root.exists() and not root.is_dir():
         raise TableError(f"E-STRANGER: {root} is a file; choose a directory with -o")
@@ -128,18 +142,46 @@ def keep(
     if strangers and "LAYOUT" not in strangers:
         raise TableError(f"E-STRANGER: {root} is no study and not empty ({strangers[0]}, ...); choose another with -o")
     table = Table.create(root, attempts=attempts)
-    if publish(root / "plan.json", seal(doc)):
-        _write_arms(root, doc["arms"])
+    if not publish(root / "plan.json", seal(doc)):
+        there = read(root)
+        if not _same(there, doc):
+            raise TableError(f"E-PLAN: {root} was planned otherwise: {difference(root, there.first, doc)}")
+    # All of this is done whoever wrote the plan: a process may have been killed between the plan and its files.
+    mend(read(root))
+    if not (root / "study.toml").exists():
         with told(root / "study.toml"):
             write_atomic(root / "study.toml", study)
-    else:
-        there = read(root).first
-        if design_hash(there) != design_hash(doc):
-            raise TableError(f"E-PLAN: {root} was planned otherwise: {_difference(there, doc)}")
-        # A process that was killed between the plan and its files left that to whoever comes next.
-        _write_arms(root, there["arms"])
     table.add(identities)
     return table
+
+
+def mend(stored: Stored) -> None:
+    """Write the configurations of arms that a process which was killed did not come to write.
+
+    Raises:
+        TableError: the disk.
+    """
+    _write_arms(stored.root, stored.arms)
+
+
+def whole(stored: Stored, table: Table) -> None:
+    """See that every trial of the plan is in the table.
+
+    Raises:
+        TableError: E-PLAN: a process was killed while it planned, and nobody has given its command again.
+    """
+    absent = {trial.id for trial in stored.trials} - {*table.ids()}
+    if absent:
+        raise TableError(
+            f"E-PLAN: {stored.root} was left while it was planned: {len(absent)} of {len(stored.trials)} trials are "
+            "not in its table yet; give the same command again"
+        )
+
+
+def _same(there: Stored, doc: Mapping[str, Any]) -> bool:
+    """Whether a command asks for the study as it was planned first, or as it is with all that was added."""
+    everything = {**there.first, "trials": [[t.id, t.system, t.arm, t.seed, t.block] for t in there.trials]}
+    return design_hash(doc) in (design_hash(there.first), design_hash(everything))
 
 
 def append(root: Path, doc: Mapping[str, Any]) -> None:
@@ -164,23 +206,25 @@ def read(root: Path) -> Stored:
         TableError: there is none, it is damaged, or a newer version wrote it.
     """
     try:
+        if root.exists() and not root.is_dir():
+            raise FileNotFoundError
         first = load(root / "plan.json")
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         if (root / "LAYOUT").exists():
             raise TableError(
                 f"E-PLAN: {root} was left before its plan was written; give the first command again"
             ) from None
         raise TableError(f"E-STUDY: {root} holds no study (no plan.json). `core ablate` begins one") from None
     except Damaged as error:
-        raise TableError(f"E-PLAN: {error}. Restore it from a backup, or plan anew with -o") from None
+        raise TableError(f"E-DAMAGED: {error}. Restore it from a backup, or plan anew with -o") from None
     if first["schema"] > SCHEMA:
         raise TableError(f"E-LAYOUT: {root} was planned by a newer cellcore; update cellcore. Nothing was changed")
     later = []
-    for path in sorted((root / "plan.d").glob("[0-9]*.json")):
+    for path in sorted((root / "plan.d").glob("[0-9]*.json"), key=lambda path: (len(path.stem), path.stem)):
         try:
             later.append(load(path))
         except Damaged as error:
-            raise TableError(f"E-PLAN: {error}. Restore it from a backup, or delete it and add again") from None
+            raise TableError(f"E-DAMAGED: {error}. Restore it from a backup, or delete it and add again") from None
     arms = {(arm["system"], arm["label"]): arm for doc in (first, *later) for arm in doc.get("arms", [])}
     trials = {(t[0], t[1], t[2]): TrialOf(id=t[0], system=t[1], arm=t[2], seed=t[3], block=t[4])
               for doc in (first, *later) for t in doc.get("trials", [])}  # fmt: skip
@@ -198,7 +242,7 @@ def arm_file(system: str, label: str) -> str:
 
 def command_of(stored: Stored, trial: TrialOf) -> str:
     """The command that repeats a trial outside its study; to be given in the study's directory."""
-    block = f" --{stored.first['block_key']} {trial.block}" if trial.block else ""
+    block = f" --{stored.first['block_key']} {shlex.quote(trial.block)}" if trial.block else ""
     return f"core run arms/{arm_file(trial.system, trial.arm)} --seed {trial.seed}{block}"
 
 
@@ -220,27 +264,3 @@ def _arm(arm: Any) -> dict[str, Any]:
 
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What a user would change to make two plans one, in words, and what to do instead."""
-    for key in ("seeds", "blocks", "baseline", "axes"):
-        if there[key] != here[key]:
-            hint = ""
-            if key == "seeds" and {*there["seeds"]} < {*here["seeds"]}:
-                hint = f'. Use "core ablate extend DIR --seeds {len(here["seeds"])}", or -o for a new study'
-            return f"its {key} are {_spell(there[key])}, this command asks for {_spell(here[key])}{hint}"
-    old, new = ({(arm["system"], arm["label"]): arm["config"] for arm in doc["arms"]} for doc in (there, here))
-    for name in {*old, *new}:
-        if old.get(name) != new.get(name):
-            changed = [
-                line for line in (new.get(name) or "").splitlines() if line not in (old.get(name) or "").splitlines()
-            ]
-            return f"{name[1]} of {name[0]} would be another configuration ({'; '.join(changed[:2])}); choose -o"
-    return "its data have changed since, or the pieces' code has another revision; choose -o for a new study"
-
-
-def _spell(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{k}={_spell(v)}" for k, v in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -11,6 +11,7 @@ from core.errors import UserError
 from core.names import near
 from core.study.folder import Stored, TrialOf
 from core.study.sealed import Damaged, load
+from core.study.stats.scores import LARGEST
 from core.study.table import Table
 from core.study.trial import State, Trial
 
@@ -38,6 +39,11 @@ class Seen:
         """`task/metric` -> the model's own score."""
         return {f"{s['task']}/{s['metric']}": s for s in self.metrics.get("scores", []) if s["arm"] == MODEL}
 
+    def value(self, key: str) -> float | None:
+        """One score as the analysis takes it: None where there is none, or where it is too large to be averaged."""
+        value = self.scores().get(key, {}).get("value")
+        return None if value is None or abs(value) > LARGEST else value
+
 
 def gather(stored: Stored, table: Table) -> list[Seen]:
     """Every trial of the plan, in the order of systems, arms, blocks and seeds."""
@@ -49,23 +55,29 @@ def gather(stored: Stored, table: Table) -> list[Seen]:
 def _seen(table: Table, of: TrialOf) -> Seen:
     trial = table.look(of.id)
     result = table.result(of.id) if trial.state is State.DONE else None
-    message = "" if result or not trial.attempt else _message(table, trial)
-    stopped = _load(table, trial.id, "stopped.json") if trial.state is State.STOPPED else {}
     return Seen(
         of=of,
         trial=trial,
         metrics=result.metrics if result else {},
         measured=result.measured if result else {},
-        message=stopped.get("message", message),
+        message="" if result else _stopped(table, trial) or _failed(table, trial),
     )
 
 
-def _message(table: Table, trial: Trial) -> str:
-    for how in ("failed", "crashed", "timeout"):
-        facts = _load(table, trial.id, f"{how}.{trial.attempt}.json")
-        if facts:
-            kind = facts.get("type")
-            return f"{kind}: {facts['message']}" if kind and kind != "UserError" else str(facts["message"])
+def _stopped(table: Table, trial: Trial) -> str:
+    if trial.state is not State.STOPPED:
+        return ""
+    return str(_load(table, trial.id, "stopped.json").get("message") or "stopped; the reason can no longer be read")
+
+
+def _failed(table: Table, trial: Trial) -> str:
+    """How the last attempt that failed did so; one that the user interrupted after it says nothing."""
+    for attempt in range(trial.attempt, 0, -1):
+        for how in ("failed", "crashed", "timeout"):
+            facts = _load(table, trial.id, f"{how}.{attempt}.json")
+            if facts:
+                kind, message = facts.get("type"), str(facts.get("message") or how)
+                return f"{kind}: {message}" if kind and kind != "UserError" else message
     return ""
 
 
@@ -76,19 +88,27 @@ def _load(table: Table, trial: str, name: str) -> dict[str, Any]:
         return {}
 
 
-def primary(seen: list[Seen], system: str, said: str) -> str:
+def primary(seen: list[Seen], system: str, said: str, *, exactly: bool) -> str:
     """The full key of a system's primary metric among the scores that there are; `said` where there are none yet.
 
+    Args:
+        seen: trials.
+        system: whose.
+        said: `task/metric`, or a metric alone.
+        exactly: the user named the task too; otherwise the metric may belong to another task of the system.
+
     Raises:
-        UserError: no score is called so.
+        UserError: no score is called so, or several are.
     """
     known = [*dict.fromkeys(key for one in seen if one.of.system == system for key in one.scores())]
     if not known or said in known:
         return said
     bare = said.rpartition("/")[2]
-    found = [key for key in known if key.rpartition("/")[2] == bare]
+    found = [] if exactly else [key for key in known if key.rpartition("/")[2] == bare]
     if len(found) == 1:
         return found[0]
     if found:
         raise UserError(f"metric {bare!r} is scored in several tasks; say which: {', '.join(found)}")
-    raise UserError(f"no score of {system} is called {said!r}.{near(said, known)} Scores: {', '.join(known)}")
+    raise UserError(
+        f"no score of {system} is called {said!r}.{near(said, known) or near(bare, known)} Scores: {', '.join(known)}"
+    )

@@ -18,7 +18,7 @@ from core.identity import digest, run_identity
 from core.kinds import Card
 from core.registry import Registry, installed
 from core.study.ask import Asked
-from core.study.design import Cell, Grid, label
+from core.study.design import Cell, Grid, label, ordered
 from core.study.estimate import step_seconds
 from core.study.match import Matched, match
 from core.train.cost import Cost, measure
@@ -132,7 +132,10 @@ def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registr
     assert grid is not None
     return Plan(
         settings={path: (s.value, s.origin) for path, s in asked.resolved.settings.items()},
-        axes={axis.key: tuple(level.label for level in axis.levels) for axis in grid.axes},
+        axes={
+            axis.key: tuple(level.label for level in ordered(axis, first))
+            for axis, first in zip(grid.axes, grid.baseline, strict=True)
+        },
         baseline={axis.key: level.label for axis, level in zip(grid.axes, grid.baseline, strict=True)},
         metrics=metrics,
         arms=tuple(arms),

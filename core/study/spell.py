@@ -2,93 +2,102 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 import tomlkit
+from tomlkit.items import InlineTable
 
-from core.names import Text
-from core.study.ask import SCHEMA, Asked
+from core.names import Bare
+from core.study.ask import Asked
+from core.study.axes import Axis, Level, spoken
+from core.study.said import SCHEMA
+
+GROUPS = "design", "budget", "analysis", "run"
+HEAD = "# A study. `core ablate FILE` runs it; every key is a flag too.\n"
 
 
-def spell(asked: Asked, baseline: dict[str, str]) -> str:
+def spell(asked: Asked, baseline: Mapping[str, str]) -> str:
     """TOML text; `core.study.ask.ask` of it gives the same axes, settings, seeds, exclusions and fixed values.
 
     Args:
-        asked: the study.
+        asked: the study. What `CORE_*` variables said stands in the file too, as it is part of every arm.
         baseline: the level of every axis, written out whoever chose it.
     """
     doc = tomlkit.document()
-    doc.add(tomlkit.comment("A study. `core ablate FILE` runs it; every key is a flag too."))
     doc["schema"] = SCHEMA
-    settings = {p: s.value for p, s in asked.resolved.settings.items() if s.value != s.field.default}
-    if "title" in settings:
-        doc["name"] = settings.pop("title")
-    for key in ("system", "seeds", "blocks"):
-        if key in settings:
-            value = settings.pop(key)
-            doc[key] = list(value) if isinstance(value, tuple) else value
-    fixed = [layer for layer in asked.fixed if layer.name != "environment"]
-    values = {key: value for layer in fixed for key, (value, _) in layer.entries.items()}
-    if values:
-        table = tomlkit.table()
-        for key, value in values.items():
-            table.add(tomlkit.key(key.split(".")), _plain(value))
-        doc["set"] = table
-    for name, layer in asked.tasks.items():
-        table = tomlkit.table()
-        for key, (value, _) in layer.entries.items():
-            table.add(tomlkit.key(key.split(".")), _plain(value))
-        doc.setdefault("tasks", tomlkit.table(is_super_table=True))[name] = table
+    settings = {
+        path: list(setting.value) if isinstance(setting.value, tuple) else setting.value
+        for path, setting in asked.resolved.settings.items()
+        if setting.value != setting.field.default or path == "seeds"
+    }
+    for key, value in settings.items():
+        if "." not in key:
+            doc["name" if key == "title" else key] = value
+    fixed = _fixed(asked)
+    if fixed:
+        doc["set"] = _table(fixed)
+    if asked.tasks:
+        doc["tasks"] = tomlkit.table(is_super_table=True)
+        for name, layer in asked.tasks.items():
+            doc["tasks"][name] = _table({key: value for key, (value, _) in layer.entries.items()})
+    doc["baseline"] = _table(baseline)
+    doc["axes"] = _table({axis.key: [_level(axis, level) for level in axis.levels] for axis in asked.axes})
+    for group in GROUPS:
+        own = {key.removeprefix(f"{group}."): v for key, v in settings.items() if key.startswith(f"{group}.")}
+        if group == "design":
+            own |= _design(asked)
+        if own:
+            doc[group] = _table(own)
+    return HEAD + tomlkit.dumps(doc)
+
+
+def _fixed(asked: Asked) -> dict[str, Any]:
+    """What all arms share, the environment's part below the study's; an axis and the seeds beat the environment."""
+    environment, study = asked.fixed
+    varied = {axis.key for axis in asked.axes} | {"seed", asked.blocks[0] if asked.blocks else "seed"}
+    found = {key: value for key, (value, _) in environment.entries.items() if key not in varied}
+    return found | {key: value for key, (value, _) in study.entries.items()}
+
+
+def _design(asked: Asked) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if asked.exclude:
+        found["exclude"] = [{**levels, "why": why} for levels, why, _ in asked.exclude]
+    if asked.cells:
+        found["cells"] = [dict(cell) for cell in asked.cells]
+    return found
+
+
+def _level(axis: Axis, level: Level) -> Any:
+    """The shortest spelling that gives this level back, label and all."""
+    value = level.entries[axis.key]
+    rest = {key.removeprefix(f"{axis.key}."): inner for key, inner in level.entries.items() if key != axis.key}
+    if not rest:
+        return value if spoken(value) == level.label else {"value": value, "as": level.label}
+    return {"name": value, **rest, "as": level.label}
+
+
+def _table(values: Mapping[str, Any]) -> tomlkit.items.Table:
+    """A table with one quoted key an entry where it holds dots: `ffn` and `ffn.ratio` may stand side by side."""
     table = tomlkit.table()
-    for key, chosen in baseline.items():
-        table.add(tomlkit.key(key.split(".")), chosen)
-    doc["baseline"] = table
-    table = tomlkit.table()
-    for axis in asked.axes:
-        levels = []
-        for level in axis.levels:
-            own = level.entries[axis.key]
-            rest = {k.removeprefix(f"{axis.key}."): _plain(v) for k, v in level.entries.items() if k != axis.key}
-            plain = _plain(own)
-            if rest or level.label != _label(plain):
-                inline = tomlkit.inline_table()
-                inline["name" if rest or isinstance(plain, str) else "value"] = plain
-                for k, v in rest.items():
-                    inline.add(tomlkit.key(k.split(".")), v)
-                inline["as"] = level.label
-                levels.append(inline)
-            else:
-                levels.append(plain)
+    for key, value in values.items():
+        table[key] = _item(value)
+    return table
+
+
+def _item(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _inline(value)
+    if isinstance(value, (list, tuple)):
         array = tomlkit.array()
-        array.extend(levels)
-        table.add(tomlkit.key(axis.key.split(".")), array)
-    doc["axes"] = table
-    for group in ("design", "budget", "analysis", "run"):
-        mine = {k.removeprefix(f"{group}."): v for k, v in settings.items() if k.startswith(f"{group}.")}
-        extra = group == "design" and (asked.exclude or asked.cells)
-        if mine or extra:
-            table = tomlkit.table()
-            for key, value in mine.items():
-                table[key] = list(value) if isinstance(value, tuple) else value
-            if group == "design" and asked.exclude:
-                table["exclude"] = [{**levels, "why": why} for levels, why, _ in asked.exclude]
-            if group == "design" and asked.cells:
-                table["cells"] = [dict(cell) for cell in asked.cells]
-            doc[group] = table
-    return tomlkit.dumps(doc)
+        array.extend([_item(inner) for inner in value])
+        return array
+    return str(value) == "true" if isinstance(value, Bare) else str(value) if isinstance(value, str) else value
 
 
-def _label(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """A value as TOML has it. What was typed is read as TOML where it is a number, a truth value or a list."""
-    if isinstance(value, Text):
-        try:
-            read = tomllib.loads(f"x = {value}")["x"] if "\n" not in value else str(value)
-        except tomllib.TOMLDecodeError:
-            read = str(value)
-        return read if isinstance(read, (int, float, bool, list)) else str(value)
-    return list(value) if isinstance(value, tuple) else value
+def _inline(values: Mapping[str, Any]) -> InlineTable:
+    table = tomlkit.inline_table()
+    for key, value in values.items():
+        table[key] = _item(value)
+    return table

@@ -34,7 +34,8 @@ class SystemOf:
         self.stored, self.name, self.seen = stored, name, seen
         self.arms = [arm for arm in stored.arms if arm["system"] == name and arm["state"] == "planned"]
         self.by_arm = {arm["label"]: [one for one in seen if one.of.arm == arm["label"]] for arm in self.arms}
-        self.metric = primary(seen, name, stored.metrics[name])
+        said = stored.metrics[name]
+        self.metric = primary(seen, name, said, exactly=said in stored.value("analysis.metric") and "/" in said)
         first = next((one.scores()[self.metric] for one in seen if self.metric in one.scores()), None)
         self.label = first["label"] if first else self.metric
         self.larger = bool(first["higher"]) if first else True
@@ -85,10 +86,7 @@ class SystemOf:
 
     def scores(self, label: str, key: str | None = None) -> list[float | None]:
         """An arm's scores over pairs of block and seed, None where there is none."""
-        found: dict[Pair, float | None] = {}
-        for one in self.by_arm[label]:
-            score = one.scores().get(key or self.metric)
-            found[one.of.block, one.of.seed] = None if score is None else score["value"]
+        found = {(one.of.block, one.of.seed): one.value(key or self.metric) for one in self.by_arm[label]}
         return [found.get(pair) for pair in self.pairs]
 
     def _contrast(self, base: str, label: str, key: str | None = None, larger: bool | None = None) -> Contrast:
@@ -133,10 +131,9 @@ class SystemOf:
         )
 
     def _outcome(self, one: Seen) -> Outcome:
-        score = one.scores().get(self.metric)
         return Outcome(
             trial=one.of.id, seed=one.of.seed, block=one.of.block, state=str(one.trial.state),
-            cached=one.trial.cached, value=None if score is None else score["value"], message=one.message,
+            cached=one.trial.cached, value=one.value(self.metric), message=one.message,
             command=command_of(self.stored, one.of),
             scores={key: s["value"] for key, s in one.scores().items() if s["value"] is not None},
         )  # fmt: skip
@@ -181,13 +178,13 @@ class SystemOf:
         return {arm: statistics.fmean(values) for arm, values in found.items()}
 
     def _effects(self) -> Effects | None:
-        varied = [key for key, labels in self.stored.first["axes"].items() if len(labels) > 1]
-        ones = [one for one in self.seen if self.metric in one.scores() and not self.stopped[one.of.arm]]
+        varied = [key for key, labels in self.stored.axes.items() if len(labels) > 1]
+        ones = [one for one in self.seen if one.value(self.metric) is not None and not self.stopped[one.of.arm]]
         levels = {arm["label"]: arm["levels"] for arm in self.arms}
         factors = {key: [levels[one.of.arm][key] for one in ones] for key in varied}
         factors = {key: given for key, given in factors.items() if len({*given}) > 1}
-        scores = [one.scores()[self.metric]["value"] for one in ones]
-        if len(varied) < 2 or len(factors) < 2 or all(score is None for score in scores):
+        scores = [one.value(self.metric) for one in ones]
+        if len(varied) < 2 or len(factors) < 2:
             return None
         there = {key: {*given} for key, given in factors.items()}
         baseline = {key: level for key, level in self.stored.first["baseline"].items() if level in there.get(key, ())}
@@ -199,7 +196,7 @@ class SystemOf:
         head, _, generators = kind.partition(":")
         if head != "fraction":
             return ()
-        keys = sorted(self.stored.first["axes"])
+        keys = sorted(self.stored.axes)
         letters = {chr(ord("A") + i): key for i, key in enumerate(keys)}
         named = []
         for part in generators.replace(",", " ").replace(";", " ").split():

@@ -9,9 +9,11 @@ from typing import Any
 
 from core.cli.ablate.words import directory
 from core.errors import UserError
+from core.files import write_atomic
+from core.identity import digest
 from core.layers import cli_layer
-from core.study.ask import FLAGS, ask
-from core.study.folder import Stored, append, document, keep, read
+from core.study.ask import FLAGS, ask, seeds_of
+from core.study.folder import Stored, append, document, keep, mend, read
 from core.study.scan import Scanner
 from core.study.steps import retry as grant
 from core.study.table import Table
@@ -22,7 +24,7 @@ ANALYSIS = "analysis."
 
 def retry(words: list[str]) -> int:
     """Grant failed trials one more attempt; their history stays."""
-    root, ids, _ = directory(words, "retry", switches={"--failed": "failed", "--crashed": "crashed"})
+    root, ids, said = directory(words, "retry", switches={"--failed": "failed", "--crashed": "crashed"}, further=True)
     stored = read(root)
     table = Table(root, attempts=stored.value("run.attempts"))
     known = {trial.id for trial in stored.trials}
@@ -30,10 +32,18 @@ def retry(words: list[str]) -> int:
     for word in ids:
         hits = [name for name in known if name.startswith(word)]
         if len(hits) != 1:
-            raise UserError(f"E-TRIAL: {len(hits)} trials of {root} begin with {word!r}")
+            raise UserError(
+                f"E-TRIAL: {len(hits)} trials of {root} begin with {word!r}; "
+                f"`core ablate status {root} --json` lists them"
+            )
         chosen += hits
     if not ids:
-        chosen = [name for name, trial in Scanner(table).scan().items() if trial.state is State.EXHAUSTED]
+        ends = said.switches & {"failed", "crashed"}
+        chosen = [
+            name for name, trial in Scanner(table).scan().items()
+            if trial.state is State.EXHAUSTED
+            and (not ends or any((table.folder(name) / f"{end}.{trial.attempt}.json").exists() for end in ends))
+        ]  # fmt: skip
     for name in chosen:
         grant(table, name)
     print(f"{len(chosen)} trials may be tried once more; `core ablate work {root}` does")
@@ -48,6 +58,7 @@ def extend(words: list[str]) -> int:
     stored = read(root)
     from core.cli.choose import resolve_layers
     from core.study.plan import make_plan
+    from core.study.spell import spell
 
     asked = ask(str(root / "study.toml"), cli_layer(words[1:]).entries)
     plan = make_plan(asked, resolve_layers)
@@ -55,31 +66,41 @@ def extend(words: list[str]) -> int:
     there = {trial.id for trial in stored.trials}
     fresh = [trial for trial in doc["trials"] if trial[0] not in there]
     gone = there - {trial[0] for trial in doc["trials"]}
-    if gone and not any(more["kind"] == "extended" for more in stored.later):
+    if gone:
         raise UserError(
-            f"E-PLAN: {len(gone)} trials of {root} would no longer be planned; `extend` only adds. "
-            "Plan a new study with -o"
+            f"E-PLAN: {len(gone)} trials of {root} would no longer be planned; `extend` only adds. Give all seeds and "
+            "levels that are to be there (if an `extend` was killed, give that one again first), or plan a new study "
+            "with -o"
         )
-    if not fresh:
-        print("nothing new: every trial of this is planned already")
-        return 0
     table = Table(root, attempts=stored.value("run.attempts"))
+    if fresh:
+        _add(root, stored, table, doc, fresh, " ".join(words[1:]))
+    # Said twice by whoever comes after an `extend` that was killed half-way.
+    mend(read(root))
+    table.add([trial.identity for trial in plan.trials])
+    write_atomic(root / "study.toml", spell(asked, dict(plan.baseline)))
+    if fresh:
+        print(f"{len(fresh)} trials were added; `core ablate work {root}` runs them")
+    else:
+        print("nothing new: every trial of this is planned already")
+    return 0
+
+
+def _add(root: Path, stored: Stored, table: Table, doc: Mapping[str, Any], fresh: list[list[Any]], words: str) -> None:
+    """Append trials to a plan, with what was known of its results by then."""
     done = sum(trial.state is State.DONE for trial in Scanner(table).scan().values())
     new_arms = {(trial[1], trial[2]) for trial in fresh}
     append(
         root,
         {
             "kind": "extended",
-            "text": f"{len(fresh)} trials were added ({' '.join(words[1:])}) when {done} of {len(there)} results were "
-            "known; a decision to go on that rests on results makes p values too small",
+            "text": f"{len(fresh)} trials were added ({words}) when {done} of {len(stored.trials)} results were known; "
+            "a decision to go on that rests on results makes p values too small",
+            "axes": doc["axes"],
             "arms": [arm for arm in doc["arms"] if (arm["system"], arm["label"]) in new_arms],
             "trials": fresh,
         },
     )
-    identities = {trial.id[:16]: trial.identity for trial in plan.trials}
-    table.add([identities[trial[0]] for trial in fresh])
-    print(f"{len(fresh)} trials were added; `core ablate work {root}` runs them")
-    return 0
 
 
 def confirm(words: list[str]) -> int:
@@ -87,31 +108,48 @@ def confirm(words: list[str]) -> int:
     options = {"--arm": "arm", "--seeds": "seeds", "--slots": "slots"}
     root, _, said = directory(words, "confirm", options=options)
     stored = read(root)
-    known = [arm["label"] for arm in stored.arms if arm["state"] == "planned"]
-    label = said.options.get("arm")
-    if label not in known[1:]:
+    planned = list(dict.fromkeys(arm["label"] for arm in stored.arms if arm["state"] == "planned"))
+    known, label = planned[1:], said.options.get("arm", "")
+    if label not in known:
         from core.names import near
 
-        raise UserError(f"--arm: which of these arms? {'; '.join(known[1:])}.{near(label or '', known[1:])}")
+        wrong = f"{label!r} is none of them.{near(label, known)}" if label else "say which."
+        raise UserError(f"--arm: {wrong} Arms beside the baseline: {'; '.join(known)}")
     from core.cli.ablate.run import go, run_settings
     from core.cli.choose import resolve_layers
-    from core.study.ask import seeds_of
+    from core.study.mismatch import seeds_text
     from core.study.plan import make_plan
     from core.study.spell import spell
 
-    count = len(seeds_of(said.options.get("seeds", "6"), "--seeds"))
-    first = 1 + max(trial.seed for trial in stored.trials)
-    entries = cli_layer(["--seeds", f"{first}:{first + count}", "--design", "list"]).entries
+    fresh = _fresh_seeds(stored, said.options.get("seeds", "6"))
+    entries = cli_layer(["--seeds", seeds_text(fresh), "--design", "list"]).entries
     asked = ask(str(root / "study.toml"), entries)
     arm = next(arm for arm in stored.arms if arm["label"] == label)
     import attrs
 
     asked = attrs.evolve(asked, cells=(arm["levels"],), exclude=())
     plan = make_plan(asked, resolve_layers)
-    inner = root / f"confirm-{first}-{count}"
+    inner = root / f"confirm-{digest([label, *fresh])[:8]}"
     keep(inner, document(plan), [t.identity for t in plan.trials], spell(asked, dict(plan.baseline)), 2)
     over = run_settings({"slots": said.options["slots"]}) if "slots" in said.options else {}
     return go(inner, over, quiet=False)
+
+
+def _fresh_seeds(stored: Stored, text: str) -> tuple[int, ...]:
+    """So many seeds behind those of the study, or those named, none of which the study may have used.
+
+    Raises:
+        UserError: a seed that the arm was picked by.
+    """
+    seeds, used = seeds_of(text, "--seeds"), {trial.seed for trial in stored.trials}
+    if text.strip().isdecimal():
+        return tuple(range(1 + max(used), 1 + max(used) + len(seeds)))
+    if old := sorted(used & {*seeds}):
+        raise UserError(
+            f"--seeds: the study has used {', '.join(map(str, old))}; an arm that was picked by them is confirmed by "
+            f"others, --seeds {1 + max(used)}:{1 + max(used) + len(seeds)}"
+        )
+    return seeds
 
 
 def gc(words: list[str]) -> int:
@@ -163,7 +201,7 @@ def change_analysis(root: Path, said: Mapping[str, str]) -> None:
     metrics = {}
     if f"{ANALYSIS}metric" in changed:
         named = changed[f"{ANALYSIS}metric"][0]
-        systems = [*stored.metrics]
+        systems = stored.systems
         if len(named) not in (1, len(systems)):
             raise UserError(f"--metric: {len(named)} metrics for {len(systems)} systems; one for each")
         metrics = {system: named[i if len(named) > 1 else 0] for i, system in enumerate(systems)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.cli.ablate.words import directory
 from core.errors import UserError
-from core.study.folder import Stored, arm_file, command_of, read
+from core.study.folder import Stored, arm_file, command_of, read, whole
 from core.study.scan import Scanner
 from core.study.table import Table
 from core.study.trial import State, Trial
@@ -19,6 +19,7 @@ from core.study.trial import State, Trial
 def _opened(root: Path) -> tuple[Stored, Table, dict[str, Trial]]:
     stored = read(root)
     table = Table(root, attempts=stored.value("run.attempts"))
+    whole(stored, table)
     return stored, table, Scanner(table).scan()
 
 
@@ -54,7 +55,7 @@ def status(words: list[str]) -> int:
 
 def show(words: list[str]) -> int:
     """One trial: what it is, how it stands, what came of it, what repeats it."""
-    root, more, _ = directory(words, "show")
+    root, more, _ = directory(words, "show", further=True)
     if len(more) != 1:
         raise UserError("which trial? usage: core ablate show DIR ID")
     stored, table, seen = _opened(root)
@@ -82,7 +83,7 @@ def show(words: list[str]) -> int:
 
 def diff(words: list[str]) -> int:
     """What two studies do differently, and whether trials that they share agree."""
-    root, more, _ = directory(words, "diff")
+    root, more, _ = directory(words, "diff", further=True)
     if len(more) != 1:
         raise UserError("which two studies? usage: core ablate diff DIR DIR")
     one, other = _opened(root), _opened(Path(more[0]))
@@ -91,9 +92,10 @@ def diff(words: list[str]) -> int:
         values = [stored.settings.get(key, (None, ""))[0] for stored in (one[0], other[0])]
         if values[0] != values[1]:
             lines.append(f"{key}: {values[0]} | {values[1]}")
-    for key in ("axes", "baseline", "seeds", "blocks", "metrics"):
-        if one[0].first[key] != other[0].first[key]:
-            lines.append(f"{key}: {json.dumps(one[0].first[key])} | {json.dumps(other[0].first[key])}")
+    facts = [_facts(stored) for stored in (one[0], other[0])]
+    for key in facts[0]:
+        if facts[0][key] != facts[1][key]:
+            lines.append(f"{key}: {json.dumps(facts[0][key])} | {json.dumps(facts[1][key])}")
     configs = [{(a["system"], a["label"]): a["config"] for a in stored.arms} for stored in (one[0], other[0])]
     for arm in sorted({*configs[0], *configs[1]}):
         if arm not in configs[0] or arm not in configs[1]:
@@ -102,7 +104,7 @@ def diff(words: list[str]) -> int:
             lines.append(f"arm {arm[1]} is configured differently (see {arm_file(*arm)} of both)")
     shared = {t.id for t in one[0].trials} & {t.id for t in other[0].trials}
     apart = 0
-    for trial in shared:
+    for trial in sorted(shared):
         found = [table.result(trial) for _, table, _ in (one, other)]
         if None not in found and found[0].metrics != found[1].metrics:  # type: ignore[union-attr]
             apart += 1
@@ -110,6 +112,14 @@ def diff(words: list[str]) -> int:
     print("\n".join(lines) or "the two studies ask for the same")
     print(f"{len(shared)} trials in both, {apart} of them with different results")
     return 1 if apart else 0
+
+
+def _facts(stored: Stored) -> dict[str, Any]:
+    """What a study compares, with what was added to it."""
+    return {
+        "axes": stored.axes, "baseline": stored.first["baseline"], "seeds": sorted({t.seed for t in stored.trials}),
+        "blocks": sorted({t.block for t in stored.trials}), "metrics": stored.metrics,
+    }  # fmt: skip
 
 
 def slurm(words: list[str]) -> int:

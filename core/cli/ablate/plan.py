@@ -127,11 +127,13 @@ def _names(asked: Asked) -> list[str]:
     grid = asked.grid(baseline)
     lines = [f"  {grid.name(cell)}" for cell in grid.cells]
     lines += [f"  {grid.name(cell)}  excluded, because {why}" for cell, why in grid.excluded]
-    systems, blocks = len(asked.study.system) or 1, len(asked.blocks[1]) if asked.blocks else 1
+    systems, blocks = len(asked.tasks) or len(asked.study.system) or 1, len(asked.blocks[1]) if asked.blocks else 1
     count = systems * len(grid.cells) * len(asked.seeds) * blocks
     settings = {path: (s.value, s.origin) for path, s in asked.resolved.settings.items()}
+    factors = [f"{len(grid.cells)} cells", f"{len(asked.seeds)} seeds"]
+    factors += [f"{many} {what}" for many, what in ((blocks, "blocks"), (systems, "systems")) if many > 1]
     return [
         *lines,
-        f"{len(grid.cells)} cells x {len(asked.seeds)} seeds = {count} trials, if every cell can be built",
-        *power_lines(len(asked.seeds) * blocks, len(grid.cells) - 1, settings),
+        f"{' x '.join(factors)} = {count} trials, if every cell can be built",
+        *power_lines(len(asked.seeds) * blocks, systems * (len(grid.cells) - 1), settings),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from core.cli.ablate.words import asked_of, directory
 from core.errors import UserError
 from core.layers import cli_layer
-from core.study.ask import FLAGS
+from core.study.said import FLAGS, share
 
 HOME = Path("runs") / "studies"
 INTERRUPTED, TERMINATED, NOTHING = 130, 143, 5
@@ -79,7 +79,10 @@ def run_settings(options: dict[str, str] | Any) -> dict[str, Any]:
     from core.study.settings import Study
 
     words = [word for flag, value in options.items() for word in (f"--{flag}", value)]
-    entries = {FLAGS[key]: said for key, said in cli_layer(words).entries.items()}
+    entries = {
+        FLAGS[key]: (share(FLAGS[key], value, origin), origin)
+        for key, (value, origin) in cli_layer(words).entries.items()
+    }
     resolved = resolve(Study, [Layer("CLI", entries)])
     return {key: resolved.settings[key].value for key in entries}
 
@@ -87,10 +90,13 @@ def run_settings(options: dict[str, str] | Any) -> dict[str, Any]:
 def go(root: Path, over: dict[str, Any], *, quiet: bool) -> int:
     """Run a planned study, draw the report, and say how it ended."""
     from core.study.drive import drive, ways
-    from core.study.folder import read
+    from core.study.folder import mend, read, whole
     from core.study.live import View
+    from core.study.table import Table
 
     stored = read(root)
+    whole(stored, Table(root))
+    mend(stored)
     how = ways(stored, over, os.environ, lambda text: print(f"core: {text}", file=sys.stderr))
     with View(root, stored, how.executor.capacity(), quiet=quiet) as view:
         code, reason = drive(root, how, view.tell)

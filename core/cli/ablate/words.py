@@ -28,11 +28,12 @@ def asked_of(words: list[str]) -> tuple[Asked, Words]:
 
 
 def directory(words: list[str], verb: str, options: Mapping[str, str] | None = None,
-              switches: Mapping[str, str] | None = None) -> tuple[Path, list[str], Words]:  # fmt: skip
-    """The study's directory, further words, and flags of a verb that works on one.
+              switches: Mapping[str, str] | None = None, *,
+              further: bool = False) -> tuple[Path, list[str], Words]:  # fmt: skip
+    """The study's directory, further words where the verb takes any, and flags of a verb that works on one.
 
     Raises:
-        UserError: no directory, or a flag that the verb does not have.
+        UserError: no directory, a word too many, or a flag that the verb does not have.
     """
     places: list[str] = []
     rest: list[str] = []
@@ -46,4 +47,6 @@ def directory(words: list[str], verb: str, options: Mapping[str, str] | None = N
         raise UserError(f"`core ablate {verb}` has no {said.overrides[0]}; it takes {flags}")
     if not places:
         raise UserError(f"which study? usage: core ablate {verb} DIR")
+    if len(places) > 1 and not further:
+        raise UserError(f"`core ablate {verb}` takes one directory, not {places[1]!r} too")
     return Path(places[0]), places[1:], said
