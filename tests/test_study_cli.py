@@ -306,7 +306,8 @@ class TestChange:
         assert ablate("confirm", tmp_path).err == "core: --arm: say which. Arms beside the baseline: ffn=moe\n"
         said = ablate("confirm", tmp_path, "--arm", "ffn=moe", "--seeds", "4:8")
         assert said.err == (
-            "core: --seeds: the study has used 4, 5; an arm that was picked by them is confirmed by others, --seeds 6:10\n"
+            "core: --seeds: the study has used 4, 5; an arm that was picked by them is confirmed by others, "
+            "--seeds 6:10\n"
         )
 
 

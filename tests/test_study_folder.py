@@ -13,7 +13,7 @@ import pytest
 import core.study.folder
 import core.study.planned
 import core.study.table
-from core.study.folder import append, arm_file, command_of, design_hash, plan_hash, read, whole
+from core.study.folder import append, arm_file, command_of, design_hash, plan_hash, planned_whole, read, whole
 from core.study.mismatch import seeds_text
 from core.study.sealed import TableError, seal
 from core.study.table import Table
@@ -292,7 +292,8 @@ def test_a_kill_between_any_two_writes_is_completed_by_the_same_command(tmp_path
         except Killed:
             killed += 1
         dying(0)
-        if root.exists() and (root / "plan.json").exists():
+        if (root / "plan.json").exists():
+            assert planned_whole(root) == bool(Table(root).ids())
             stored = read(root)
             if not Table(root).ids():
                 with pytest.raises(TableError, match=r"E-PLAN: .* was left while it was planned: 12 of 12 trials"):

@@ -178,6 +178,17 @@ def whole(stored: Stored, table: Table) -> None:
         )
 
 
+def planned_whole(root: Path) -> bool:
+    """Whether planning came to its end here: `keep` writes the plan first, the study file then, trials last.
+
+    Raises:
+        TableError: the plan is damaged, or a newer version wrote it.
+    """
+    if not all((root / name).exists() for name in ("LAYOUT", "plan.json", "study.toml")):
+        return False
+    return {trial.id for trial in read(root).trials} <= {*Table(root).ids()}
+
+
 def _same(there: Stored, doc: Mapping[str, Any]) -> bool:
     """Whether a command asks for the study as it was planned first, or as it is with all that was added."""
     everything = {**there.first, "trials": [[t.id, t.system, t.arm, t.seed, t.block] for t in there.trials]}

@@ -55,10 +55,10 @@ def run(words: list[str]) -> int:
 
 
 def _planned(root: Path, word: str) -> bool:
-    """Whether a directory holds the study that these words asked for, and nothing that was changed since."""
-    from core.study.folder import read
+    """Whether a directory holds all of the study that these words asked for, and nothing that was changed since."""
+    from core.study.folder import planned_whole, read
 
-    if not (root / "plan.json").exists():
+    if not planned_whole(root):
         return False
     stored = read(root)
     return stored.first.get("asked") == word and not any(more["kind"] == "analysis" for more in stored.later)
