@@ -111,6 +111,7 @@ def act(identity: dict[str, Any], folder: Path) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if what == "spawn":
         subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"])
+        os.write(1, b"hanging\n")
         signal.pause()
     text = json.dumps(identity, sort_keys=True)
     hashlib.pbkdf2_hmac("sha256", text.encode(), b"some work to be killed in", 40_000)

@@ -98,7 +98,10 @@ class Task:
                 self.stop(now, "timeout")
         elif now - self.asked > grace:
             self.running.kill()
-        return LOST if self._lost(table, now) else None
+        if not self._lost(table, now):
+            return None
+        code = self.running.poll()  # it may have ended between the first look at it and the last
+        return LOST if code is None else code
 
     def _lost(self, table: Table, now: float) -> bool:
         """Whether its owner is dead although the engine says nothing: Slurm without accounting forgets the cancelled.
