@@ -265,6 +265,16 @@ class TestChange:
         assert {*before} - {*files(tmp_path)} == {f"trials/{done[:2]}/{done}/run/weights"}
         assert table.result(done) is not None
 
+    def test_gc_keeps_weights_that_were_to_be_kept(self, ablate: Callable[..., Any], tmp_path: Path) -> None:
+        """A study that was told to keep the weights of finished trials keeps them."""
+        stored, table = made(tmp_path, run__keep=True)
+        put(table, stored.trials[0].id, scores(1.0))
+        run = table.folder(stored.trials[0].id) / "run"
+        run.mkdir()
+        (run / "weights").write_bytes(b"x" * 2**20)
+        assert ablate("gc", tmp_path).out == "0.0 MiB were freed\n"
+        assert (run / "weights").exists()
+
     def test_the_analysis_may_change_and_is_written_down(
         self, ablate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

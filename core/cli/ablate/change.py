@@ -162,6 +162,8 @@ def gc(words: list[str]) -> int:
         if trial.state is not State.DONE:
             continue
         for path in sorted(table.folder(name).iterdir()):
+            if path.name == "run" and stored.value("run.keep"):
+                continue
             if path.is_dir() or path.name.startswith((".", "result.corrupt.")):
                 freed += _size(path)
                 if "dry" not in said.switches:
