@@ -388,7 +388,7 @@ AXES = '[axes]\nffn = ["dense", "moe4x2"]\nattention = ["softmax", "linear"]\n'
         (
             AXES + '[tasks.a]\nsystem = "spatial"\n',
             ["--system", "spatial"],
-            "system (CLI --system) and [tasks] both say what the tasks are; a task names its system itself: [tasks.NAME]",
+            "system (CLI --system) and [tasks] both say what the tasks are; a task names its system itself:",
         ),
         (AXES, ["--system", "spatial,spatial"], "system: spatial, spatial names one twice; keep one (CLI --system)"),
         (

@@ -64,8 +64,8 @@ def test_extending_adds_and_keeps(ablate: Callable[..., Any], tmp_path: Path) ->
     assert {t.id for t in first.trials} < {t.id for t in stored.trials} == {*Table(root).ids()}
     assert stored.axes == {"ffn": ["dense", "moe4x2", "moe4x4"]}
     assert stored.later[0]["text"] == (
-        "2 trials were added (--seeds 3) when 1 of 4 results were known; a decision to go on that rests on results makes "
-        "p values too small"
+        "2 trials were added (--seeds 3) when 1 of 4 results were known; a decision to go on that rests on "
+        "results makes p values too small"
     )
     before = files(root)
     assert ablate("extend", root, "--seeds", "3").out == "nothing new: every trial of this is planned already\n"
@@ -135,8 +135,8 @@ def test_too_little_power_is_refused_on_request(ablate: Callable[..., Any], tmp_
     said = ablate(*WORDS, "--seeds", "3", "--require-power", "-o", tmp_path / "s")
     assert said.code == 7
     assert said.err == (
-        "core: E-POWER: 3 seeds over 1 contrasts find no difference below 3.26 standard deviations; --require-power asks for "
-        "2. Give more --seeds, or fewer arms\n"
+        "core: E-POWER: 3 seeds over 1 contrasts find no difference below 3.26 standard deviations;"
+        " --require-power asks for 2. Give more --seeds, or fewer arms\n"
     )
     assert not (tmp_path / "s").exists()
     assert ablate(*WORDS, "--seeds", "6", "--require-power", "-o", tmp_path / "s", "-q").code == 0
