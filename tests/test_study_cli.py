@@ -11,6 +11,7 @@ import pytest
 
 import core.cli.ablate.report
 import core.cli.ablate.run
+import core.study.drive
 from core.cli.ablate import HELP, VERBS
 from core.study.drive import Ways, rung_of, seconds_of, verdicts_at_rung
 from core.study.drive import ways as ways_of
@@ -18,6 +19,7 @@ from core.study.folder import append, read
 from core.study.sealed import seal
 from core.study.steps import claim, finish
 from core.study.table import Table
+from core.study.trial import State
 from core.study.work import interim_identity
 from fakes import command, python
 from made import fail, fill, made, put, scores
@@ -90,6 +92,7 @@ class TestWords:
             (["show", "a"], "which trial? usage: core ablate show DIR ID"),
             (["a.toml", "b.toml"], "one study file at a time, not a.toml and b.toml"),
             (["nowhere.toml"], "no file nowhere.toml."),
+            (["plan", "--quick", "--seeds", "3"], "nothing varies: give at least one parameter two values"),
             (["--attention", "linear"], "nothing varies: give at least one parameter two values"),
             (
                 ["--attention", "lineer,softmax"],
@@ -281,7 +284,8 @@ class TestChange:
         """`report --alpha` applies, tells what was known, and says nothing twice; shares may be percentages."""
         monkeypatch.setattr(core.cli.ablate.report, "draw", lambda root, formats: 0)
         stored, table = made(tmp_path, systems=("spatial", "perturb"))
-        put(table, stored.trials[0].id, scores(1.0))
+        both = [*scores(1.0, key="task/a"), *scores(1.0, key="task/b"), *scores(1.0)]
+        put(table, stored.trials[0].id, both)
         for _ in range(2):
             assert ablate("report", tmp_path, "--alpha", "0.01", "--mde", "7%").code == 0
         now = read(tmp_path)
@@ -294,6 +298,7 @@ class TestChange:
         assert read(tmp_path).metrics == {"spatial": "task/a", "perturb": "task/b"}
         for words, text in {
             ("--metric", "a,b,c"): "--metric: 3 metrics for 2 systems; one for each",
+            ("--metric", "task/aa"): "no score of spatial is called 'task/aa'. Did you mean 'task/a'? Scores: ",
             ("--alpha", "0.9"): "analysis.alpha: must be",
             ("--margin", "x"): "analysis.margin: expected float, got 'x'",
             ("--seeds", "8"): "`core ablate report` has no --seeds",
@@ -404,6 +409,47 @@ class TestWays:
             return (1.0 + 0.01 * trial.seed**2 - 9 * (trial.arm == "ffn=bad") * (1 + 0.01 * trial.seed), True, 20)
 
         assert (("spatial", "ffn=bad") in self.rung(tmp_path, values)) == stopped
+
+
+def test_judging_at_the_rung_again_gives_the_same_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that goes on after some trials are done judges the rung by all its results, not by those left open."""
+    stored, table = made(tmp_path, axes={"ffn": ("dense", "bad", "late")}, run__stop="futility@20")
+    of = {
+        Table.create(tmp_path / "interim").add([interim_identity(table.config(t.id)[0], 20)])[0]: t
+        for t in stored.trials
+    }
+    runs = []
+
+    class Fake:
+        """Brings every trial that is open to the rung: `late` loses at its last three seeds alone."""
+
+        reason = ""
+
+        def __init__(self, rungs: Table, *more: Any, **words: Any) -> None:
+            self.rungs = rungs
+
+        def run(self) -> int:
+            runs.append([t for t in self.rungs.ids() if self.rungs.look(t).state is State.PENDING])
+            for name in runs[-1]:
+                trial = of[name]
+                gain = {"dense": 0.0, "bad": -1.0, "late": 3.0 if trial.seed < 3 else -1.0}[
+                    trial.arm.removeprefix("ffn=")
+                ]
+                value = 5 + gain * (1 + 0.01 * trial.seed)
+                finish(self.rungs, claim(self.rungs, name), {"value": value, "higher": True, "step": 20}, {})
+            return 0
+
+    monkeypatch.setattr(core.study.drive, "Runner", Fake)
+    how = ways_of(stored, {}, {}, print)
+    core.study.drive._interim(tmp_path, how, print)
+    states = {t.arm: {str(table.look(o.id).state) for o in stored.trials if o.arm == t.arm} for t in stored.trials}
+    assert states == {"ffn=dense": {"pending"}, "ffn=bad": {"stopped"}, "ffn=late": {"pending"}}
+    for trial in stored.trials:
+        if trial.arm != "ffn=bad" and trial.seed < 3:
+            put(table, trial.id, scores(1.0))
+    core.study.drive._interim(tmp_path, how, print)
+    assert {str(table.look(t.id).state) for t in stored.trials if t.arm == "ffn=late"} == {"done", "pending"}
+    assert [len(names) for names in runs] == [18, 0]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ class Runner:
         self.process.send_signal(how)
         assert self.process.stderr is not None
         self.lines += self.process.stderr.readlines()
+        self.process.stderr.close()
         return self.process.wait()
 
 

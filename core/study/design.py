@@ -20,6 +20,10 @@ MOST = 20_000
 """cells of a design; nobody runs more, and a product of many axes must not fill the memory before somebody says so"""
 
 
+NOTHING = (
+    "nothing varies: give at least one parameter two values, --attention linear,gated_headwise, or [axes] in a study "
+    "file"
+)
 Cell = tuple[Level, ...]
 """a level of each axis, in the order of the axes"""
 
@@ -62,6 +66,8 @@ def lay_out(
     Raises:
         UserError: an unknown design, level or axis, an exclusion without a reason or of the baseline, or of nothing.
     """
+    if not axes:
+        raise UserError(NOTHING)
     axes = tuple(sorted(axes, key=lambda axis: axis.key))
     start = tuple(axis.level(baseline[axis.key], "the baseline") for axis in axes)
     chosen = list(islice(_chosen(axes, start, kind, cells, where), MOST + 1))

@@ -18,7 +18,7 @@ from core.identity import digest, run_identity
 from core.kinds import Card
 from core.registry import Registry, installed
 from core.study.ask import Asked
-from core.study.design import Cell, Grid, label, ordered
+from core.study.design import NOTHING, Cell, Grid, label, ordered
 from core.study.estimate import step_seconds
 from core.study.match import Matched, match
 from core.train.cost import Cost, measure
@@ -101,10 +101,7 @@ def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registr
             budget cannot be matched.
     """
     if not asked.axes:
-        raise UserError(
-            "nothing varies: give at least one parameter two values, --attention linear,gated_headwise, or [axes] in a "
-            "study file"
-        )
+        raise UserError(NOTHING)
     _refuse_seed(asked)
     registry = registry or installed()
     origin = asked.resolved.settings["system"].origin

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from core.cli.ablate.words import directory
 from core.errors import UserError
 from core.files import write_atomic
@@ -125,8 +127,6 @@ def confirm(words: list[str]) -> int:
     entries = cli_layer(["--seeds", seeds_text(fresh), "--design", "list"]).entries
     asked = ask(str(root / "study.toml"), entries)
     arm = next(arm for arm in stored.arms if arm["label"] == label)
-    import attrs
-
     asked = attrs.evolve(asked, cells=(arm["levels"],), exclude=())
     plan = make_plan(asked, resolve_layers)
     inner = root / f"confirm-{digest([label, *fresh])[:8]}"
@@ -212,16 +212,22 @@ def change_analysis(root: Path, said: Mapping[str, str]) -> None:
 
 
 def _record(root: Path, stored: Stored, changed: Mapping[str, Any], metrics: Mapping[str, str]) -> None:
+    """Append a change of the analysis, once it has been seen that the results there are can be judged so.
+
+    Raises:
+        UserError: no score is called as the metric is.
+    """
+    from core.study.conclude import conclude
+
     table = Table(root, attempts=stored.value("run.attempts"))
     done = sum(trial.state is State.DONE for trial in Scanner(table).scan().values())
     told = "; ".join(f"{key} from {stored.settings[key][0]} to {value}" for key, (value, _) in changed.items())
-    append(
-        root,
-        {
-            "kind": "analysis", "settings": dict(changed), "metrics": dict(metrics),
-            "text": f"the analysis was changed when {done} of {len(stored.trials)} results were known: {told}",
-        },
-    )  # fmt: skip
+    change = {
+        "kind": "analysis", "settings": dict(changed), "metrics": dict(metrics),
+        "text": f"the analysis was changed when {done} of {len(stored.trials)} results were known: {told}",
+    }  # fmt: skip
+    conclude(attrs.evolve(stored, later=(*stored.later, change)), table)
+    append(root, change)
 
 
 def _size(path: Path) -> int:
