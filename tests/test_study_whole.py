@@ -55,7 +55,7 @@ def reported(root: Path) -> dict[str, bytes]:
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study as nobody disturbed it."""
     folder = tmp_path_factory.mktemp("unbroken")
-    done = core(*WORDS, cwd=folder)
+    done = core(*WORDS, cwd=folder, timeout=600)
     assert done.returncode == 0, done.stderr
     assert {Table(folder / "study").look(t).state for t in Table(folder / "study").ids()} == {State.DONE}
     return folder / "study"
@@ -104,7 +104,7 @@ def children(tmp_path: Path) -> Iterator[None]:
 def test_a_finished_study_is_left_alone(unbroken: Path) -> None:
     """The same command again starts no process and changes no byte; it reports the same and ends the same."""
     before = files(unbroken)
-    again = core(*WORDS, cwd=unbroken.parent)
+    again = core(*WORDS, cwd=unbroken.parent, timeout=600)
     assert again.returncode == 0, again.stderr
     assert " done " not in again.stderr
     after = files(unbroken)
@@ -125,7 +125,7 @@ def test_a_study_that_was_killed_and_interrupted_ends_as_an_unbroken_one(unbroke
     assert interrupted.end(signal.SIGINT) == 130
     assert "interrupted; the same command, or `core ablate work study`, goes on" in interrupted.lines[-1]
     assert core("ablate", "status", "study", cwd=tmp_path).returncode == 3
-    done = core(*WORDS, cwd=tmp_path)
+    done = core(*WORDS, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
     root = tmp_path / "study"
     assert metrics(root) == metrics(unbroken)
