@@ -574,6 +574,36 @@ def test_power_and_seeds_needed_are_of_the_whole_family(tmp_path: Path) -> None:
     assert needed[1] > needed[0] > 7
 
 
+def test_arms_that_hardly_differ_need_few_seeds(tmp_path: Path) -> None:
+    """Where pairing leaves almost no noise, the effect asked about is found for certain, by the fewest seeds."""
+    stored, table = made(tmp_path)
+    fill(table, stored, lambda t: 1 + 0.1 * noise(t.seed) + 1e-7 * noise(t.id))
+    found = conclude(stored, table).systems[0]
+    assert found.needed == 3
+    assert {point.power for point in found.power} == {1.0}
+
+
+EDGES = {
+    "analysis__power": (0.5, 0.999), "analysis__alpha": (1e-6, 0.499), "analysis__mde": (1e-6, 10.0),
+    "analysis__margin": (0.0, 0.999),
+}  # fmt: skip
+SORTS = {
+    "usual": lambda t: 1 + 0.1 * noise(t.id), "of both signs": lambda t: noise(t.id), "constant": lambda t: 1.0,
+    "zero": lambda t: 0.0, "tiny": lambda t: 1e-300 * (2 + noise(t.id) / 10), "huge": lambda t: 1e99 * noise(t.id) / 9,
+    "few": lambda t: 1 + noise(t.id) / 9 if t.seed < 2 else None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize(("key", "end"), [(key, end) for key, ends in EDGES.items() for end in ends])
+def test_no_setting_and_no_score_breaks_a_report(tmp_path: Path, sort: str, key: str, end: float) -> None:
+    """At the ends of what each setting may be, scores of every sort give findings that are JSON."""
+    axes = {"ffn": ("dense", "moe", "none"), "gate": ("open", "shut")}
+    stored, table = made(tmp_path, axes=axes, seeds=range(4), **{key: end})
+    fill(table, stored, SORTS[sort], references={"mean": 0.0, "ceiling": 1.0})
+    assert json.loads(json.dumps(as_plain(conclude(stored, table)), allow_nan=False))["counts"]["planned"] == 24
+
+
 def test_the_end_of_an_attempt_without_a_message_is_told_by_its_kind(tmp_path: Path) -> None:
     """A sealed file of another hand does not break the report."""
     stored, table = made(tmp_path)

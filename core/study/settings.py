@@ -37,10 +37,10 @@ class Analysis:
         (), "the primary metric, `distance_spearman` or `expression to position/distance_spearman`, one for each "
         "system; empty: the systems' own",
     )  # fmt: skip
-    alpha: float = knob(0.05, "chance that any verdict of the study is false where nothing differs", gt=0.0, lt=0.5)
-    mde: float = knob(0.05, "relative change that the study ought to find, for power", gt=0.0)
-    margin: float = knob(0.02, "relative change too small to matter: within it arms are equivalent", ge=0.0)
-    power: float = knob(0.8, "chance to find a change of `mde`", gt=0.0, lt=1.0)
+    alpha: float = knob(0.05, "chance that any verdict of the study is false where nothing differs", ge=1e-6, lt=0.5)
+    mde: float = knob(0.05, "relative change that the study ought to find, for power", ge=1e-6, le=10.0)
+    margin: float = knob(0.02, "relative change too small to matter: within it arms are equivalent", ge=0.0, lt=1.0)
+    power: float = knob(0.8, "chance to find a change of `mde`", ge=0.5, lt=1.0)
     standard: bool = knob(False, "refuse a study whose planned seeds cannot find 2 standard deviations")
 
 

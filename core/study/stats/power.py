@@ -95,7 +95,12 @@ def power_curve(
 
 
 def _power(n: int, size: float, alpha: float) -> float:
-    return 1.0 - float(special.nctdtr(n - 1, size * math.sqrt(n), t_quantile(1 - alpha / 2, n - 1)))
+    df, shift = n - 1, size * math.sqrt(n)
+    quantile = t_quantile(1 - alpha / 2, df)
+    missed = float(special.nctdtr(df, shift, quantile))
+    if math.isnan(missed):  # too far out for scipy; there the approximation of Abramowitz and Stegun, 26.7.10, serves
+        missed = float(special.ndtr((quantile * (1 - 1 / (4 * df)) - shift) / math.sqrt(1 + quantile**2 / (2 * df))))
+    return 1.0 - missed
 
 
 @lru_cache(maxsize=1024)
