@@ -15,6 +15,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from core.errors import UserError
+from core.study.findings import Findings
 from core.study.folder import Stored
 from core.study.spans import spell_seconds
 from core.study.task import Event
@@ -115,14 +116,7 @@ class View:
             findings = conclude(self.stored, Table(self.root, attempts=self.stored.value("run.attempts")))
         except UserError:
             return
-        self.standing = []
-        for system in findings.systems:
-            for arm in system.arms[1:]:
-                gap = arm.contrast.difference if arm.contrast else None
-                if gap is not None:
-                    span = f" [{gap.low:+.4g}, {gap.high:+.4g}]" if gap.low is not None and gap.high is not None else ""
-                    pairs = arm.contrast.n if arm.contrast else 0
-                    self.standing.append((arm.label, f"{gap.value:+.4g}{span}, {pairs} pairs"))
+        self.standing = standing(findings)
 
     def _drawn(self) -> Grid:
         grid = Grid.grid(padding=(0, 2))
@@ -139,3 +133,16 @@ class View:
         for label, text in self.standing[:20]:
             grid.add_row(Text("  so far"), Text(label), Text(text))
         return grid
+
+
+def standing(findings: Findings) -> list[tuple[str, str]]:
+    """Each arm with its difference to the baseline so far: (`attention=linear`, `+0.012 [-0.003, +0.027], 4 pairs`)."""
+    found = []
+    for system in findings.systems:
+        for arm in system.arms[1:]:
+            gap = arm.contrast.difference if arm.contrast else None
+            if gap is not None and arm.contrast is not None:
+                span = f" [{gap.low:+.4g}, {gap.high:+.4g}]" if gap.low is not None and gap.high is not None else ""
+                name = arm.label if len(findings.systems) == 1 else f"{system.system}: {arm.label}"
+                found.append((name, f"{gap.value:+.4g}{span}, {arm.contrast.n} pairs"))
+    return found

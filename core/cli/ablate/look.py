@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import statistics
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core.cli.ablate.words import directory
 from core.errors import UserError
+from core.study.conclude import conclude
 from core.study.folder import Stored, arm_file, command_of, read, whole
+from core.study.live import standing
 from core.study.scan import Scanner
+from core.study.sealed import Damaged, load
+from core.study.spans import spell_seconds
 from core.study.table import Table
-from core.study.trial import State, Trial
+from core.study.trial import RESOLVED, State, Trial
 
 
 def _opened(root: Path) -> tuple[Stored, Table, dict[str, Trial]]:
@@ -46,11 +53,30 @@ def status(words: list[str]) -> int:
         print(f"planned  {len(seen)} trials: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
         for name in stale:
             print(f"stale    {name}: its process is gone; the next runner takes it up")
+        left = _left(table, seen)
+        if left is not None:
+            print(f"left     about {spell_seconds(left)} of work for one runner with one slot")
+        try:
+            print("".join(f"so far   {name}  {text}\n" for name, text in standing(conclude(stored, table))), end="")
+        except UserError as error:  # how trials stand is told whatever may be wrong with how they are judged
+            print(f"so far   {error}")
         for trial in stored.trials:
             found = seen[trial.id]
             if found.state in (State.FAILED, State.CRASHED, State.TIMEOUT, State.EXHAUSTED):
                 print(f"{found.state!s:9} {trial.id} {trial.arm}, seed {trial.seed}, {found.attempt} attempts")
     return 0 if counts.get("done", 0) + counts.get("stopped", 0) == len(seen) else 3
+
+
+def _left(table: Table, seen: Mapping[str, Trial]) -> float | None:
+    """Seconds that the trials not resolved take, by the median of those done; None where none tells or none is left."""
+    taken = []
+    for trial in seen.values():
+        if trial.state is State.DONE and not trial.cached:
+            with contextlib.suppress(OSError, Damaged):
+                ended = (table.folder(trial.id) / "result.json").stat().st_mtime
+                taken.append(ended - load(table.claim_path(trial.id, trial.attempt))["time"])
+    rest = sum(trial.state not in RESOLVED for trial in seen.values())
+    return rest * statistics.median(taken) if taken and rest else None
 
 
 def show(words: list[str]) -> int:
