@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -41,6 +41,8 @@ def environment() -> dict[str, str]:
 @attrs.define(eq=False)
 class Started(Running):
     """A process in a session of its own."""
+
+    sure: ClassVar[bool] = True
 
     job: Job
     process: subprocess.Popen

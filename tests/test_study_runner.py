@@ -75,6 +75,21 @@ def until(ready: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+def flying(table: Table, trial: str) -> tuple[Clock, Callable[[float], None]]:
+    """A clock that flies once the child hangs, so that no part of its start is taken for its work."""
+    clock = Clock(step=0.0)
+    real = clock.sleep
+
+    def sleep(seconds: float) -> None:
+        seen = table.look(trial)
+        said = table.folder(trial) / f"attempt.{seen.attempt}" / "output.txt"
+        hangs = seen.state is State.RUNNING and said.exists() and said.read_bytes() == b"hanging\n"
+        clock.step = 60.0 if hangs else 0.0
+        real(seconds)
+
+    return clock, sleep
+
+
 class TestEnds:
     """How trials end, and what the runner says of it."""
 
@@ -113,24 +128,10 @@ class TestEnds:
         assert facts["peak_memory"] > 2**20
         assert b"boom" in (table.folder(raised) / "attempt.1" / "output.txt").read_bytes()
 
-    def flying(self, table: Table, trial: str) -> tuple[Clock, Callable[[float], None]]:
-        """A clock that flies once the child hangs, so that no part of its start is taken for its work."""
-        clock = Clock(step=0.0)
-        real = clock.sleep
-
-        def sleep(seconds: float) -> None:
-            seen = table.look(trial)
-            said = table.folder(trial) / f"attempt.{seen.attempt}" / "output.txt"
-            hangs = seen.state is State.RUNNING and said.exists() and said.read_bytes() == b"hanging\n"
-            clock.step = 60.0 if hangs else 0.0
-            real(seconds)
-
-        return clock, sleep
-
     def test_one_that_hangs_is_ended(self, table: Table) -> None:
         """Past its time it is asked, after the grace forced; the attempt is a timeout, and the next begins."""
         (trial,) = table.add([{"does": "hang"}])
-        clock, sleep = self.flying(table, trial)
+        clock, sleep = flying(table, trial)
         code, events, _ = run(table, limits=Limits(timeout=3600, grace=30, rescan=1), clock=clock, sleep=sleep)
         assert code == 3
         assert [(e.kind, e.code) for e in events if e.kind != "started"] == [("timeout", -signal.SIGKILL)] * 2
@@ -148,7 +149,7 @@ class TestEnds:
     def test_what_a_trial_starts_ends_with_it(self, table: Table) -> None:
         """A timeout reaches the whole session of the child."""
         (trial,) = table.add([{"does": "spawn"}])
-        clock, sleep = self.flying(table, trial)
+        clock, sleep = flying(table, trial)
         assert run(table, limits=Limits(timeout=3600, grace=30, rescan=1), clock=clock, sleep=sleep)[0] == 3
         claims = [load(table.claim_path(trial, k))["owner"]["pid"] for k in (1, 2)]
         for pid in claims:
@@ -309,7 +310,8 @@ class TestOthers:
             assert process_start(pid)
             os.kill(pid, signal.SIGKILL)
             until(lambda: not process_start(pid))
-            code, events, _ = run(table, limits=Limits(timeout=0.2, grace=0.1, rescan=0.05))
+            clock, sleep = flying(table, hanging)
+            code, events, _ = run(table, limits=Limits(timeout=3600, grace=30, rescan=1), clock=clock, sleep=sleep)
         finally:
             first.kill()
         assert code == 3

@@ -41,7 +41,7 @@ def arm(effect: float, sd: float, n: int = 6, seed: int = 0) -> tuple[np.ndarray
 
 
 @given(p=PROBABILITIES)
-@settings(deadline=None, max_examples=12)  # statsmodels takes a tenth of a second
+@settings(deadline=None, max_examples=6)  # statsmodels takes a tenth of a second
 def test_holm_equals_statsmodels(p: list[float]) -> None:
     """Adjusted p values are those of statsmodels; None counts as a test that was not significant."""
     if p:

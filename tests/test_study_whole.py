@@ -17,7 +17,7 @@ from core.study.trial import State
 from small import SMALL, command, core, environment
 
 WORDS = (
-    "ablate", "--ffn", "dense,moe4x2", "--seeds", "3", *SMALL, "--train.steps=4", "--slots", "1", "--threads", "1",
+    "ablate", "--ffn", "dense,moe4x2", "--seeds", "2", *SMALL, "--train.steps=4", "--slots", "1", "--threads", "1",
     "-o", "study",
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -33,6 +34,8 @@ class Running(ABC):
     """A job that was started; every call returns at once."""
 
     job: Job
+    sure: ClassVar[bool] = False
+    """`poll` hears of an end from the operating system itself, not from an engine that may forget a job"""
 
     @abstractmethod
     def poll(self) -> int | None:

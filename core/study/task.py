@@ -98,7 +98,7 @@ class Task:
                 self.stop(now, "timeout")
         elif now - self.asked > grace:
             self.running.kill()
-        if not self._lost(table, now):
+        if self.running.sure or not self._lost(table, now):
             return None
         code = self.running.poll()  # it may have ended between the first look at it and the last
         return LOST if code is None else code

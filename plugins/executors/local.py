@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -68,6 +68,8 @@ class Local(Executor):
 
 @attrs.frozen(kw_only=True, eq=False)
 class _Process(Running):
+    sure: ClassVar[bool] = True
+
     job: Job
     process: subprocess.Popen
 
