@@ -17,21 +17,34 @@ from rich.text import Text
 from core.errors import UserError
 from core.study.findings import Findings
 from core.study.folder import Stored
+from core.study.scan import Scanner
 from core.study.spans import spell_seconds
+from core.study.table import Table
 from core.study.task import Event
 from core.study.trial import RESOLVED
 
 PLAIN = "done", "cached", "failed", "crashed", "timeout", "conflict", "unclaimed"
 """events that are told a line each where there is no terminal"""
+LATE = 5.0
+"""seconds after which the table is counted again"""
 
 
 class View:
     """Shows the events of a runner: a table that changes on a terminal, lines elsewhere, nothing where quiet."""
 
     def __init__(
-        self, root: Path, stored: Stored, slots: int, *, quiet: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        root: Path,
+        stored: Stored,
+        slots: int,
+        *,
+        quiet: bool,
+        clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
     ) -> None:
         self.root, self.stored, self.slots, self.quiet, self.clock = root, stored, max(1, slots), quiet, clock
+        self.scanner = Scanner(Table(root, attempts=stored.value("run.attempts")))
+        self.counted = -LATE
         self.of = {trial.id: trial for trial in stored.trials}
         self.running: dict[str, float] = {}
         self.took: list[float] = []
@@ -39,7 +52,7 @@ class View:
         self.at_rung = 0
         """trials that have come to the rung at which arms may be stopped"""
         self.standing: list[tuple[str, str]] = []
-        self.console = Console(stderr=True)
+        self.console = console or Console(stderr=True)
         self.live: Live | None = None
 
     def __enter__(self) -> View:
@@ -66,6 +79,8 @@ class View:
                 self.at_rung += event.kind == "done"
             elif event.kind in ("done", "cached"):
                 self.done += 1
+                if self.clock() - self.counted > LATE:  # others may be at work too
+                    self._count()
                 if event.kind == "done" and began is not None:
                     self.took.append(self.clock() - began)
             elif event.kind in ("failed", "crashed", "timeout", "conflict", "unclaimed"):
@@ -100,20 +115,17 @@ class View:
         return f"{self.done}/{self.total} {event.kind} {event.trial} {name}{text}{rest}"
 
     def _count(self) -> None:
-        from core.study.scan import Scanner
-        from core.study.table import Table
-
-        seen = Scanner(Table(self.root, attempts=self.stored.value("run.attempts"))).scan()
+        seen = self.scanner.scan()
+        self.counted = self.clock()
         self.total = len(seen)
         self.done = sum(trial.state in RESOLVED for trial in seen.values())
 
     def _judge(self) -> None:
         """How each arm stands; a study that cannot be judged yet stands nowhere."""
         from core.study.conclude import conclude
-        from core.study.table import Table
 
         try:
-            findings = conclude(self.stored, Table(self.root, attempts=self.stored.value("run.attempts")))
+            findings = conclude(self.stored, self.scanner.table)
         except UserError:
             return
         self.standing = standing(findings)
