@@ -88,7 +88,7 @@ def test_what_changes_a_number_changes_the_ids_and_nothing_else_does() -> None:
         "--name=x",
         "--stop=futility@2",
     ]
-    judged = ["--alpha=0.01", "--margin=5%", "--mde=1%", "--power=0.9", "--metric=x"]
+    judged = ["--alpha=0.01", "--margin=5%", "--mde=1%", "--power=0.9", "--metric=rssd"]
     same = planned(*PAIR, *run, *judged, "--train.checkpoint_every=7", "--train.keep=1")
     assert ids(same) == ids(base)
     assert design_hash(document(same)) == design_hash(document(base))
@@ -165,6 +165,9 @@ def test_what_is_no_axis_is_told() -> None:
     assert refused("--seed", "0,1") == "CLI --seed: seed is no axis; say --seeds 0,1,2 or --system spatial,perturb"
     assert refused("--ffn", "dense").startswith("nothing varies: give at least one parameter two values")
     assert refused(*PAIR, "--seed", "3") == "a study has seeds of its own: --seeds 6, not --seed (CLI --seed)"
+    assert "spatial scores no 'rsd'. Did you mean 'rssd'? It scores distance_spearman, " in refused(
+        *PAIR, "--metric", "rsd"
+    )
     assert refused(*PAIR, "--metric", "a,b") == "analysis.metric: 2 metrics for 1 systems; one for each (CLI --metric)"
 
 

@@ -16,6 +16,7 @@ from core.config import Layer, Resolved
 from core.errors import UserError
 from core.identity import digest, run_identity
 from core.kinds import Card
+from core.names import near
 from core.registry import Registry, installed
 from core.study.ask import Asked
 from core.study.design import NOTHING, Cell, Grid, label, ordered
@@ -227,7 +228,19 @@ class _Arms:
             if not own:
                 raise UserError(f"system {self.system} names no primary metric; say --metric TASK/METRIC")
             return own
+        self._refuse_unscored(said)
         return said if "/" in said else f"{own.rpartition('/')[0]}/{said}"
+
+    def _refuse_unscored(self, said: str) -> None:
+        """A metric that the system does not score is a mistake now, not after the first trial."""
+        scored = [s.value for s in self.base.settings.values() if s.row is not None and s.row.kind == "metric"]
+        name = said.rpartition("/")[2].partition("(")[0]
+        if scored and name not in scored:
+            origin = self.asked.resolved.settings["analysis.metric"].origin
+            raise UserError(
+                f"analysis.metric: {self.system} scores no {name!r}.{near(name, scored)} It scores "
+                f"{', '.join(scored)} ({origin})"
+            )
 
     def facts(self) -> dict[str, Any]:
         """The data set, as the report tells it."""
