@@ -21,6 +21,8 @@ from core.params import fields, in_force, knob, params, slot
 from core.registry import KINDS, Origin, Registry, installed
 from core.testing.configurations import configurations
 from core.testing.draws import built
+from plugins.anchors.attention import AttentionAnchors
+from plugins.anchors.projection import ProjectionAnchors
 from plugins.ffn.moe import Moe
 from plugins.gates.headwise import Headwise
 from plugins.positions.rope import Rope
@@ -161,6 +163,10 @@ def test_every_builtin_that_declares_conditions_has_its_defaults_accepted() -> N
         lambda: Moe(balance="bias", balance_weight=0.3),
         lambda: Moe(bias_rate=0.3),
         lambda: Moe(balance="none", bias_rate=0.3),
+        lambda: Moe(experts=4, top_k=4, balance="bias"),
+        lambda: Moe(experts=1, top_k=1, balance_weight=0.3),
+        lambda: AttentionAnchors(count=1, diversity=0.1),
+        lambda: ProjectionAnchors(count=1, diversity=0.1),
         lambda: Headwise(spectral_bound=2.0),
         lambda: Headwise(spectral="projection", spectral_weight=2.0),
         lambda: Rope(unit=100.0),

@@ -110,6 +110,134 @@ class LeakyLayer(nn.Module):
         return self.value(sources_BSD).mean(1, keepdim=True).expand_as(x_BQD)
 '''
 )
+REMEMBERS = """
+import torch
+from torch import nn
+
+from core.kinds import Position, PositionLayer
+from core.params import params
+
+
+@params
+class Stretched(Position):
+    \"\"\"Places as shares of the longest sample that it has ever met.\"\"\"
+
+    def build(self, width, heads, head_width):
+        return StretchedLayer()
+
+
+class StretchedLayer(PositionLayer, nn.Module):
+    longest = 0
+
+    def tokens(self, x_BND, places):
+        if places.longest_B is not None:
+            self.longest = max(self.longest, int(places.longest_B.max()))
+        place_N1 = torch.arange(places.count, device=x_BND.device)[:, None] / max(self.longest, 1)
+        return x_BND + place_N1.to(x_BND.dtype)
+"""
+STARTS_ELSEWHERE = """
+import torch
+from torch import nn
+
+from core.kinds import Residual
+from core.params import knob, params
+
+
+@params
+class Late(Residual):
+    \"\"\"A scale that says where it starts, and is set elsewhere by the trainer.\"\"\"
+
+    initial: float = knob(0.0, "first value of the scale")
+
+    def build(self, width):
+        return LateLayer(width, self.initial)
+
+
+class LateLayer(nn.Module):
+    def __init__(self, width, initial):
+        super().__init__()
+        self.scale_D = nn.Parameter(torch.full((width,), initial))
+
+    def reset_parameters(self):
+        nn.init.ones_(self.scale_D)
+
+    def forward(self, x_BTD, out_BTD):
+        return x_BTD + (self.scale_D * out_BTD).to(out_BTD.dtype)
+"""
+HALF_DETACHED = """
+import torch
+
+from core.kinds.loss import ValueLoss
+from core.params import params
+
+
+@params
+class Half(ValueLoss):
+    \"\"\"The squared error with one of its two factors cut off from the gradient.\"\"\"
+
+    def __call__(self, predicted, target, real_BN):
+        error = torch.where(real_BN[..., None], predicted - target, 0.0)
+        entries_B = real_BN.sum(1).clamp(min=1) * predicted.shape[-1]
+        return {"half": ((error * error.detach()).flatten(1).sum(1) / entries_B).mean()}
+"""
+PLAIN = (
+    HEAD
+    + '''
+@params
+class Plain(FFN):
+    """A linear map and a turn that is drawn once."""
+
+    def build(self, width):
+        return PlainLayer(width)
+
+    def params(self, width):
+        return width * width
+
+    def flops(self, width, tokens):
+        return 2 * tokens * width * width
+
+
+class PlainLayer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.map = nn.Linear(width, width, bias=False)
+        self.register_buffer("turn_D", torch.randn(width))
+
+    def forward(self, x_BTD, real_BT=None):
+        real_BT = torch.ones_like(x_BTD[..., 0], dtype=torch.bool) if real_BT is None else real_BT
+        inside_BTD = torch.where(real_BT[..., None], x_BTD, 0.0)
+        return (self.map(inside_BTD) * self.turn_D).to(x_BTD.dtype), Aux()
+'''
+)
+WEIGHED = (
+    HEAD
+    + '''
+@params
+class Weighed(Attention):
+    """One head without a mask over pairs."""
+
+    pairs = False
+
+    def build(self, width):
+        return WeighedLayer(width)
+
+
+class WeighedLayer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.register_buffer("turn_D", torch.randn(width))
+
+    def forward(self, x_BQD, mask=None, *, context_BSD=None, bias=None, real_BS=None, layout=None):
+        sources_BSD = x_BQD if context_BSD is None else context_BSD
+        real_BS = torch.ones_like(sources_BSD[..., 0], dtype=torch.bool) if real_BS is None else real_BS
+        sources_BSD = torch.where(real_BS[..., None], sources_BSD, 0.0)
+        x_BQD = sources_BSD if context_BSD is None else x_BQD
+        logits_BQS = self.query(x_BQD) @ self.key(sources_BSD).mT
+        weights_BQS = torch.softmax(logits_BQS.masked_fill(~real_BS[:, None], -1e30), -1) * real_BS[:, None]
+        return (weights_BQS @ self.value(sources_BSD) * self.turn_D).to(x_BQD.dtype)
+'''
+)
 ROW = '[{kind}.{name}]\ntarget = "{module}.pieces:{cls}"\nsummary = "A piece of a third party."\n'
 
 
@@ -152,8 +280,19 @@ def test_a_sound_piece_passes_by_bare_and_by_full_name(core: Callable, bring: Ca
         ("sparsifier", "Loose", SPARSIFIER, {"test_simplex"}),
         ("ffn", "Centred", NETWORK, {"test_padding", "test_own_token"}),
         ("attention", "Leaky", ATTENTION, {"test_padding_content", "test_padding_appended", "test_blind"}),
+        ("position", "Stretched", REMEMBERS, {"test_memory"}),
+        ("residual", "Late", STARTS_ELSEWHERE, {"test_start"}),
+        ("loss", "Half", HALF_DETACHED, {"test_gradient"}),
+        ("ffn", "Plain", PLAIN.replace("self.map(inside_BTD)", "self.map(inside_BTD.detach())"), {"test_gradients"}),
+        ("ffn", "Plain", PLAIN.replace("torch.randn(width)", "torch.randn(width), persistent=False"), {"test_state"}),
+        ("attention", "Weighed", WEIGHED.replace("torch.softmax(logits_BQS", "torch.softmax(logits_BQS.detach()"),
+         {"test_gradients"}),
+        ("attention", "Weighed", WEIGHED.replace("torch.randn(width)", "torch.randn(width), persistent=False"),
+         {"test_state"}),
     ],
-    ids=["scores above 1", "tokens mixed", "pairs miscounted", "no simplex", "padding counted", "padding read"],
+    ids=["scores above 1", "tokens mixed", "pairs miscounted", "no simplex", "padding counted", "padding read",
+         "earlier calls remembered", "starts elsewhere", "half a gradient", "no gradient to tokens", "state forgotten",
+         "no gradient to weights", "state of attention forgotten"],
 )  # fmt: skip
 def test_a_broken_piece_is_caught(
     core: Callable, bring: Callable, kind: str, cls: str, code: str, laws: set[str]
@@ -164,6 +303,41 @@ def test_a_broken_piece_is_caught(
     assert said.code == 1
     assert laws <= broken(said.out)
     assert f", {len(broken(said.out))} broken\n" in said.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls", "code"),
+    [
+        ("position", "Stretched", REMEMBERS.replace("max(self.longest, 1)", "7")),
+        ("residual", "Late", STARTS_ELSEWHERE.replace("ones_(self.scale_D)", "zeros_(self.scale_D)").replace(
+            ' = knob(0.0, "first value of the scale")', ' = knob(0.0, "first value", ge=0.0, le=0.0)')),
+        ("loss", "Half", HALF_DETACHED.replace(".detach()", "")),
+        ("ffn", "Plain", PLAIN),
+        ("attention", "Weighed", WEIGHED),
+    ],
+    ids=["position", "residual", "loss", "ffn", "attention"],
+)  # fmt: skip
+def test_the_same_piece_mended_passes(core: Callable, bring: Callable, kind: str, cls: str, code: str) -> None:
+    """No false alarm: it is the fault alone that is found."""
+    bring(kind, "right", cls, code)
+    said = core("check", kind, "right", "--examples", "8")
+    assert (said.code, broken(said.out)) == (0, set()), said.out
+
+
+def test_a_miscount_tells_both_numbers(core: Callable, bring: Callable) -> None:
+    """What a piece says and what was counted stand in the message, and the line is the law's."""
+    bring("mask", "wrong", "Stride", MASK)
+    said = core("check", "mask", "wrong", "-k", "test_pairs", "--examples", "8")
+    assert re.search(
+        r"core/testing/mask.py:\d+: counted\(.*\n +AssertionError: `pairs` says \d+, and counted are \d+", said.out
+    )
+
+
+def test_a_gradient_that_is_missing_is_named(core: Callable, bring: Callable) -> None:
+    """A parameter that learns nothing is told by its name."""
+    bring("gate", "wrong", "Swing", GATE.replace("self.score(x_BQD))", "self.score(x_BQD).detach())"))
+    said = core("check", "gate", "wrong", "-k", "test_gradients", "--examples", "2")
+    assert "no gradient reaches score.weight, score.bias\n" in said.out
 
 
 def test_a_broken_law_says_how_to_see_it_again(core: Callable, bring: Callable) -> None:

@@ -377,6 +377,24 @@ def test_a_dry_run_says_what_would_be_trained(core: Callable, desk: Path) -> Non
     assert sorted(desk.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["--mask", "neighbours"],
+         ["decided with the data, as the mask must know more; for 1,024 tokens in a plane, of two equal sides:",
+          "nothing padded: gather; sdpa knows full", "padded: gather; ", "with a bias: sdpa_masked; "]),
+        (["--mask", "neighbours", "--kernel", "gather"],
+         ["decided with the data", "nothing padded: gather", "padded: gather", "with a bias: none; gather takes"]),
+        (["--sparsifier", "topk3"], ["nothing padded: reference; ", "padded: reference; ", "with a bias: reference; "]),
+    ],
+)  # fmt: skip
+def test_explain_names_the_kernel(core: Callable, words: list[str], lines: list[str]) -> None:
+    """Which one runs, and why the others do not, also where the mask must be told of its tokens."""
+    said = core("explain", "attention", *words).out.partition("kernels of attention (softmax) on ")[2].splitlines()[1:]
+    assert len(said) == len(lines)
+    assert all(line.strip().startswith(start) for line, start in zip(said, lines, strict=True)), said
+
+
 def test_explain_shows_one_branch(core: Callable) -> None:
     """A key, also an abbreviated one, shows that value and what is below it, as the whole table does."""
     whole = core("explain", "--gate", "headwise").out.splitlines()

@@ -39,16 +39,17 @@ dropouts = st.sampled_from([0.0, 0.5])
 @st.composite
 def moes(draw: st.DrawFn) -> Moe:
     experts = draw(st.integers(1, 5))
+    top_k = draw(st.integers(1, experts))
     return Moe(
         experts=experts,
-        top_k=draw(st.integers(1, experts)),
+        top_k=top_k,
         ratio=draw(st.floats(0.5, 5.0)),
         shared=draw(st.integers(0, 2)),
         activation=draw(inner_activations),
         dropout=draw(dropouts),
         jitter=draw(st.sampled_from([0.0, 0.1])),
         capacity=draw(st.sampled_from([None, 0.3, 1.0])),
-        balance=draw(st.sampled_from(["loss", "bias", "none"])),
+        balance=draw(st.sampled_from(["loss", "bias", "none"] if top_k < experts else ["loss"])),
         z_weight=draw(st.sampled_from([0.0, 0.1])),
     )
 

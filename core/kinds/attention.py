@@ -29,7 +29,8 @@ class Attention(Plugin):
     query neither, as long as it is finite; appended padding changes nothing;
     with a mask that treats all tokens alike, permuting the sources leaves the output as it is; a query that sees
     nothing attends to nothing (all zeros before the output projection); same-named parameters start bit-equal for one
-    seed whatever else the layer owns; `params` and `flops` are what a count of the built layer gives.
+    seed whatever else the layer owns; gradients of tokens agree with finite differences; a state loads into another
+    layer; `params` and `flops` are what a count of the built layer gives.
     """
 
     KIND: ClassVar[str] = "attention"

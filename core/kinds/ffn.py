@@ -35,7 +35,8 @@ class FFN(Plugin):
     Laws (`core.testing.ffn.FFNLaws`): shape and dtype are kept; a token's output depends on that token alone in
     evaluation; padded tokens change neither outputs of real ones nor losses nor statistics; a mixture with one expert
     equals that expert; each token uses exactly `top_k` experts; the balance loss is 1 for even routing and more where a
-    sure router prefers an expert; `params` and `flops` are what a count of the built module gives.
+    sure router prefers an expert; gradients agree with finite differences; a state loads into another layer; `params`
+    and `flops` are what a count of the built module gives.
     """
 
     KIND: ClassVar[str] = "ffn"

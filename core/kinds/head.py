@@ -15,7 +15,8 @@ class Head(Plugin):
     """The last map of a model: raw numbers, such as logits or means; what squashes them belongs to the loss.
 
     Laws (`core.testing.head.HeadLaws`): dtype is kept; a row's prediction depends on that row alone; large inputs give
-    finite predictions; the gradient reaches the input and every parameter, and agrees with finite differences.
+    finite predictions; the gradient reaches the input and every parameter, and agrees with finite differences; a state
+    loads into another head.
     """
 
     KIND: ClassVar[str] = "head"

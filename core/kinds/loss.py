@@ -77,7 +77,8 @@ class ValueLoss(Loss):
     """One prediction against one target, value by value; 0 where they agree.
 
     Laws (`core.testing.loss.LossLaws`): finite and >= 0; 0 where prediction and target agree; padded items change
-    neither value nor gradient; a set's share does not depend on its neighbours in the batch.
+    neither value nor gradient; a set's share does not depend on its neighbours in the batch; the gradient of the
+    prediction agrees with finite differences.
     """
 
     reads = "values"

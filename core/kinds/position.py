@@ -24,8 +24,8 @@ class Position(Plugin):
 
     Laws (`core.testing.position.PositionLaws`): shape and dtype are kept; what it does is a function of the places and
     of the configuration, never of earlier calls, of other samples or of how far a sample is padded; padding, whatever
-    its place says, changes nothing of real tokens; queries and sources at one place are treated alike; `params` and
-    `flops` are what a count gives.
+    its place says, changes nothing of real tokens; queries and sources at one place are treated alike; a state loads
+    into another module; `params` and `flops` are what a count gives.
     """
 
     KIND: ClassVar[str] = "position"

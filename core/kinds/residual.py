@@ -17,9 +17,9 @@ class Residual(Plugin):
     Parameters of its module, if any, are that scale. Not a gate, which depends on the tokens.
 
     Laws (`core.testing.residual.ResidualLaws`): the shape is kept, and the wider of both dtypes, so that a wide
-    stream stays wide; what is added is linear in the
-    layer's output, token by token; an output of 0 leaves the stream exactly as it is, and so does a scale of 0; what
-    padding holds reaches no other token; the gradient reaches stream, output and scale.
+    stream stays wide; what is added is linear in the layer's output, token by token; an output of 0 leaves the stream
+    exactly as it is, and so does a scale of 0; what padding holds reaches no other token; the gradient reaches stream,
+    output and scale; the trainer's `reset_parameters` starts it where `build` does; a state loads into another module.
     """
 
     KIND: ClassVar[str] = "residual"

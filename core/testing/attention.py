@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,11 +20,26 @@ from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
-from core.testing.draws import Drawable, close, coins, drawn, gradients, law, parts, randn, refusals, seeds, started
+from core.testing.draws import (
+    Drawable,
+    close,
+    coins,
+    counted,
+    drawn,
+    gradients,
+    law,
+    parts,
+    randn,
+    refusals,
+    same_after_loading,
+    seeds,
+    started,
+)
 from core.testing.mask import Table
 from core.train.streams import Streams
 
 NAN = float("nan")
+few = settings(law, max_examples=6)
 
 
 @attrs.frozen
@@ -161,9 +176,9 @@ class AttentionLaws:
             return
         batch, sources, _ = read.sources_BSD.shape
         queries = read.x_BQD.shape[1]
-        source = data.draw(st.integers(0, sources - 1))
+        source = data.draw(st.integers(0, sources - 1), label="source")
         shown_QS = coins(seed + 3, queries, sources)
-        if data.draw(st.booleans()):
+        if data.draw(st.booleans(), label="hidden from all"):
             shown_QS[:, source] = False
         blind_Q = ~shown_QS[:, source]
         planted_BSD = read.sources_BSD.clone()
@@ -269,6 +284,26 @@ class AttentionLaws:
         assert torch.equal(torch.get_rng_state(), before)
         close(outcomes[1], outcomes[0], tolerance=0.0)
 
+    @few
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_gradients(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """Gradients of tokens agree with finite differences."""
+        read = self.read(attention, data, seed, cross)
+        tokens = [read.x_BQD] if read.context_BSD is None else [read.x_BQD, read.context_BSD]
+
+        def run(x_BQD: Tensor, context_BSD: Tensor | None = None) -> Tensor:
+            return read.layer(1.0 * x_BQD, context_BSD=context_BSD, layout=read.layout)
+
+        assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in tokens], fast_mode=True)
+
+    @law
+    @given(data=st.data(), seed=seeds, cross=st.booleans())
+    def test_state(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> None:
+        """A layer that loads the state of another is that layer."""
+        read = self.read(attention, data, seed, cross)
+        fresh = started(read.plugin.build(read.x_BQD.shape[-1]), seed + 1)
+        same_after_loading(read.layer, fresh, lambda layer: attrs.evolve(read, layer=layer).outcome()[:1])
+
     @law
     @given(data=st.data(), seed=seeds, padded=st.booleans())
     def test_meta(self, attention: Drawable[Attention], data: st.DataObject, seed: int, padded: bool) -> None:
@@ -309,7 +344,7 @@ class AttentionLaws:
         """
         read = self.read(attention, data, 0, cross=True)
         plugin, width = read.plugin, read.x_BQD.shape[-1]
-        counted = []
+        totals = []
         for sets in (1, 2, 3):
             with torch.device("meta"):
                 layer = plugin.build(width).eval()
@@ -323,25 +358,25 @@ class AttentionLaws:
                         context_BSD=context_BSD,
                         layout=layout,
                     )
-            assert plugin.params(width) == sum(p.numel() for p in layer.parameters())
-            counted.append(counter.get_total_flops())
-        assert counted[0] == plugin.flops(width, queries, sources)
-        assert 0 < counted[1] - counted[0] == counted[2] - counted[1] <= counted[0]
+            counted("params", plugin.params(width), sum(p.numel() for p in layer.parameters()))
+            totals.append(counter.get_total_flops())
+        counted("flops", plugin.flops(width, queries, sources), totals[0])
+        assert 0 < totals[1] - totals[0] == totals[2] - totals[1] <= totals[0], f"1, 2, 3 sets cost {totals}"
 
     def read(self, attention: Drawable[Attention], data: st.DataObject, seed: int, cross: bool) -> Read:
         """A layer of a drawn plugin with drawn numbers of sets and tokens, which all have coordinates."""
-        batch, queries = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7))
+        batch, queries = data.draw(st.integers(1, 3), label="sets"), data.draw(st.integers(1, 7), label="queries")
         plugin = drawn(data, attention)
         width, layer = self.built(attention, plugin, seed, self.widths)
         axes = next((n for n in (p.space() for p in parts(plugin) if isinstance(p, Position)) if n is not None), 2)
         layout = Layout(place_BQP=randn(seed + 4, batch, queries, axes))
         context_BSD = None
         if cross:
-            sources = data.draw(st.integers(1, 7))
+            sources = data.draw(st.integers(1, 7), label="sources")
             context_BSD = randn(seed + 1, batch, sources, width)
             layout = attrs.evolve(layout, place_BSP=randn(seed + 5, batch, sources, axes))
         else:
-            layout = attrs.evolve(layout, first=data.draw(st.integers(0, queries)))
+            layout = attrs.evolve(layout, first=data.draw(st.integers(0, queries), label="tokens of a first side"))
         read = Read(plugin, layer, randn(seed + 2, batch, queries, width), context_BSD, layout)
         with refusals(attention), torch.no_grad():
             shown_QS = torch.ones(queries, read.sources_BSD.shape[1], dtype=torch.bool)

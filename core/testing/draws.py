@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,7 +30,7 @@ seeds = st.integers(0, 2**32)
 
 def drawn(data: st.DataObject, plugin: Drawable[P]) -> P:
     """A plugin as it stands, or one drawn from a strategy of plugins."""
-    return data.draw(plugin) if isinstance(plugin, SearchStrategy) else plugin
+    return data.draw(plugin, label="piece") if isinstance(plugin, SearchStrategy) else plugin
 
 
 def built(cls: Callable[..., P], **fields: SearchStrategy) -> SearchStrategy[P]:
@@ -95,6 +96,30 @@ def gradients(out: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         return [torch.zeros_like(i) for i in inputs]
     weights = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view_as(out)
     return list(torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True, materialize_grads=True))
+
+
+def counted(what: str, said: int, found: int) -> None:
+    """Assert that a piece's own count is what was counted, and tell both where it is not."""
+    assert said == found, f"`{what}` says {said}, and counted are {found}"
+
+
+def reached(module: nn.Module, slopes: Sequence[Tensor]) -> None:
+    """Assert that each parameter has got a gradient, and name those that have not."""
+    named = zip(module.named_parameters(), slopes, strict=True)
+    missed = [name for (name, _), slope in named if not (slope != 0).any()]
+    assert not missed, f"no gradient reaches {', '.join(missed)}"
+
+
+def same_after_loading(module: nn.Module, fresh: nn.Module, run: Callable[[nn.Module], Sequence[Tensor]]) -> None:
+    """Assert that a module that loads the state of another gives the same, bit for bit.
+
+    Args:
+        module: whose state is taken.
+        fresh: as `build` gives it, with other first values.
+        run: what a module gives.
+    """
+    fresh.load_state_dict(copy.deepcopy(module.state_dict()))
+    close(run(fresh), run(module), tolerance=0.0)
 
 
 def close(given: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float = 1e-9) -> None:

@@ -15,7 +15,19 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.ffn import FFN
-from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
+from core.testing.draws import (
+    Drawable,
+    close,
+    coins,
+    counted,
+    drawn,
+    gradients,
+    law,
+    randn,
+    same_after_loading,
+    seeds,
+    started,
+)
 from core.train.streams import Streams
 
 sizes = st.integers(1, 6)
@@ -105,6 +117,29 @@ class FFNLaws:
         close(outcomes[1], outcomes[0], tolerance=0.0)
 
     @law
+    @given(data=st.data(), batch=sizes, tokens=sizes, seed=seeds)
+    def test_gradients(self, ffn: Drawable[FFN], data: st.DataObject, batch: int, tokens: int, seed: int) -> None:
+        """Gradients of tokens and parameters agree with finite differences."""
+        layer = started(drawn(data, ffn).build(self.width), seed)
+        named = dict(layer.named_parameters())
+        inputs = [randn(seed, batch, tokens, self.width), *(parameter.detach() for parameter in named.values())]
+
+        def run(x_BTD: Tensor, *values: Tensor) -> Tensor:
+            return torch.func.functional_call(layer, dict(zip(named, values, strict=True)), (x_BTD,))[0]
+
+        assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in inputs], fast_mode=True)
+
+    @law
+    @given(data=st.data(), batch=sizes, tokens=sizes, seed=seeds)
+    def test_state(self, ffn: Drawable[FFN], data: st.DataObject, batch: int, tokens: int, seed: int) -> None:
+        """A layer that loads the state of another, trained for a step or not, is that layer."""
+        plugin, x_BTD = drawn(data, ffn), randn(seed, batch, tokens, self.width)
+        layer, fresh = (started(plugin.build(self.width), seed + i) for i in range(2))
+        if data.draw(st.booleans(), label="trained"):
+            layer.train()(x_BTD)
+        same_after_loading(layer.eval(), fresh, lambda one: [one(x_BTD)[0]])
+
+    @law
     @given(data=st.data(), batch=sizes, tokens=sizes, padded=st.booleans())
     def test_meta(self, ffn: Drawable[FFN], data: st.DataObject, batch: int, tokens: int, padded: bool) -> None:
         """A layer builds and runs without memory, in training."""
@@ -125,10 +160,10 @@ class FFNLaws:
         plugin = drawn(data, ffn)
         with torch.device("meta" if meta else "cpu"):
             layer = plugin.build(width).eval()
-            assert plugin.params(width) == sum(p.numel() for p in layer.parameters())
+            counted("params", plugin.params(width), sum(p.numel() for p in layer.parameters()))
             with FlopCounterMode(display=False) as counter:
                 layer(torch.zeros(batch, tokens, width))
-        assert plugin.flops(width, batch * tokens) == counter.get_total_flops()
+        counted("flops", plugin.flops(width, batch * tokens), counter.get_total_flops())
 
 
 class MixtureLaws:

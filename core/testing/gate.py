@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.kinds.gate import Gate, GateLayer
-from core.testing.draws import Drawable, close, drawn, gradients, law, randn, refuse, seeds, started
+from core.testing.draws import Drawable, close, counted, drawn, gradients, law, randn, reached, refuse, seeds, started
 
 sizes = st.integers(1, 4)
 widths = st.integers(2, 7)
@@ -92,7 +92,7 @@ class GateLaws:
         case = self._gated(gate, data, seed)
         inputs = [case.out_BHQV.requires_grad_(), case.x_BQD.requires_grad_()]
         slopes = gradients(case.module(*inputs), list(case.module.parameters()))
-        assert all((slope != 0).any() for slope in slopes)
+        reached(case.module, slopes)
         assert torch.autograd.gradcheck(lambda out, x: case.module(out * 1.0, x), inputs)
 
     @law
@@ -115,8 +115,8 @@ class GateLaws:
             module = module.eval()
             with FlopCounterMode(display=False) as counter:
                 module(torch.empty(1, n.heads, n.queries, n.value), torch.empty(1, n.queries, n.width))
-        assert plugin.params(n.width, n.heads, n.value) == sum(p.numel() for p in module.parameters())
-        assert plugin.flops(n.width, n.heads, n.value, n.queries) == counter.get_total_flops()
+        counted("params", plugin.params(n.width, n.heads, n.value), sum(p.numel() for p in module.parameters()))
+        counted("flops", plugin.flops(n.width, n.heads, n.value, n.queries), counter.get_total_flops())
 
     @law
     @given(data=st.data(), seed=seeds)
@@ -149,7 +149,8 @@ class GateLaws:
         return Gated(module, randn(seed + 2, n.batch, n.queries, n.width, dtype=dtype), out_BHQV, n)
 
     def _built(self, plugin: Gate, data: st.DataObject) -> tuple[Sizes, nn.Module]:
-        n = Sizes(*(data.draw(size) for size in (sizes, sizes, sizes, sizes, widths)))
+        drawn_from = dict.fromkeys((field.name for field in attrs.fields(Sizes)), sizes) | {"width": widths}
+        n = Sizes(**{name: data.draw(size, label=name) for name, size in drawn_from.items()})
         try:
             return n, plugin.build(n.width, n.heads, n.value)
         except ValueError as error:  # the gate cannot scale that many heads

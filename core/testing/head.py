@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.kinds.head import Head
-from core.testing.draws import Drawable, close, drawn, gradients, law, randn, seeds, started
+from core.testing.draws import Drawable, close, drawn, gradients, law, randn, same_after_loading, seeds, started
 from core.train.streams import Streams
 
 sizes = st.integers(1, 5)
@@ -70,7 +70,10 @@ class HeadLaws:
             module = started(wide, first)
             slopes = gradients(module(many_BD), [many_BD, *module.parameters()])
             reached |= torch.stack([(slope != 0).any() for slope in slopes])
-        assert reached.all()
+        missed = [
+            name for name, hit in zip(["its input", *dict(wide.named_parameters())], reached, strict=True) if not hit
+        ]
+        assert not missed, f"no gradient reaches {', '.join(missed)}"
         few_BD = randn(seed, 2, width).requires_grad_()
         assert torch.autograd.gradcheck(started(plugin.build(width, outputs), seed), [few_BD])
 
@@ -95,6 +98,15 @@ class HeadLaws:
         first, again = (_at_step(module, randn(seed, items, width), seed) for _ in range(2))
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(first, again)
+
+    @law
+    @given(data=st.data(), shape=shapes, seed=seeds)
+    def test_state(self, head: Drawable[Head], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """A head that loads the state of another is that head."""
+        items, width, outputs = shape
+        plugin = drawn(data, head)
+        module, fresh = (started(plugin.build(width, outputs), seed + i) for i in range(2))
+        same_after_loading(module, fresh, lambda one: [one(randn(seed, items, width))])
 
     @law
     @given(data=st.data(), shape=shapes)

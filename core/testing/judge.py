@@ -22,6 +22,7 @@ from hypothesis.errors import Unsatisfiable
 
 from core.errors import RunFailed
 from core.registry import installed
+from core.testing import draws
 from core.testing.configurations import drawable, samples
 from core.testing.draws import refused
 from core.testing.laws import LAWS, ONE_BY_ONE
@@ -185,6 +186,9 @@ def _told(error: BaseException) -> str:
     if isinstance(error, Unsatisfiable):
         return f"nothing could be tried, as all that was drawn was refused, the last time so: {refused.get()}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _ours(frame.filename)]
+    # Where a law compares tells more than the helper that it compares with.
+    if len(frames) > 1 and Path(frames[-1].filename) == Path(draws.__file__):
+        frames.pop()
     lines = [f"{_short(frame.filename)}:{frame.lineno}: {frame.line}" for frame in frames[-1:]]
     text = str(error).strip()
     if text or not isinstance(error, AssertionError):

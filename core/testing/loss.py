@@ -74,11 +74,24 @@ class LossLaws:
             torch.testing.assert_close(value, torch.stack([one[name] for one, _ in alone]).mean())
         torch.testing.assert_close(grad, torch.cat([one for _, one in alone]) / sets)
 
+    @law
+    @given(sets=sizes, items=sizes, features=sizes, seed=seeds)
+    def test_gradient(self, loss: ValueLoss, sets: int, items: int, features: int, seed: int) -> None:
+        """The gradient of the prediction agrees with finite differences."""
+        predicted, target, real = draw(sets, items, features, seed)
+
+        def total(values: Tensor) -> Tensor:
+            return torch.stack(list(loss(values, target, real).values())).sum()
+
+        assert torch.autograd.gradcheck(total, [predicted.requires_grad_()])
+
     def test_meta(self, loss: ValueLoss) -> None:
         """It runs on the meta device, forward and backward, for shapes and FLOPs."""
         predicted = torch.empty(2, 5, 3, device="meta", requires_grad=True)
         terms = loss(predicted, torch.empty_like(predicted), torch.empty(2, 5, dtype=torch.bool, device="meta"))
-        torch.stack(list(terms.values())).sum().backward()
+        total = torch.stack(list(terms.values())).sum()
+        assert total.requires_grad, "no gradient reaches the prediction: the terms are detached from it"
+        total.backward()
         assert predicted.grad is not None
         assert predicted.grad.shape == predicted.shape
 
@@ -94,5 +107,7 @@ def differentiate(loss: ValueLoss, predicted: Tensor, target: Tensor, real: Tens
     """Terms without graph, and the gradient of their sum with respect to the prediction."""
     predicted = predicted.detach().requires_grad_()
     terms = loss(predicted, target, real)
-    (grad,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), predicted)
+    total = torch.stack(list(terms.values())).sum()
+    assert total.requires_grad, "no gradient reaches the prediction: the terms are detached from it"
+    (grad,) = torch.autograd.grad(total, predicted)
     return {name: value.detach() for name, value in terms.items()}, grad

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.kinds.residual import Residual
-from core.testing.draws import Drawable, close, coins, drawn, gradients, law, randn, seeds, started
+from core.testing.draws import (
+    Drawable,
+    close,
+    coins,
+    drawn,
+    gradients,
+    law,
+    randn,
+    reached,
+    same_after_loading,
+    seeds,
+    started,
+)
 
 sizes = st.integers(1, 5)
 shapes = st.tuples(sizes, sizes, sizes)
@@ -84,9 +96,30 @@ class ResidualLaws:
         """The gradient reaches stream, output and every parameter, and agrees with finite differences."""
         module = _shaken(drawn(data, residual).build(shape[-1]), seed)
         inputs = [randn(seed + i, *shape).requires_grad_() for i in range(2)]
-        slopes = gradients(module(*inputs), [*inputs, *module.parameters()])
-        assert all((slope != 0).any() for slope in slopes)
+        x_slope, out_slope, *slopes = gradients(module(*inputs), [*inputs, *module.parameters()])
+        assert (x_slope != 0).any(), "no gradient reaches the stream"
+        assert (out_slope != 0).any(), "no gradient reaches the output"
+        reached(module, slopes)
         assert torch.autograd.gradcheck(lambda x, out: module(x, out), inputs)
+
+    @law
+    @given(data=st.data(), shape=shapes, seed=seeds)
+    def test_start(self, residual: Drawable[Residual], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """Training starts where `build` starts: `reset_parameters` sets the same scale again, unless it draws one."""
+        plugin = drawn(data, residual)
+        x_BTD, out_BTD = randn(seed, *shape), randn(seed + 1, *shape)
+        built, *again = (plugin.build(shape[-1]).double().eval() for _ in range(3))
+        joined = [started(module, seed + i)(x_BTD, out_BTD) for i, module in enumerate(again)]
+        if torch.equal(*joined):
+            close(joined[:1], [built(x_BTD, out_BTD)], tolerance=1e-7)
+
+    @law
+    @given(data=st.data(), shape=shapes, seed=seeds)
+    def test_state(self, residual: Drawable[Residual], data: st.DataObject, shape: tuple, seed: int) -> None:
+        """A residual that loads the state of another is that residual."""
+        plugin = drawn(data, residual)
+        module, fresh = _shaken(plugin.build(shape[-1]), seed), started(plugin.build(shape[-1]), seed + 1)
+        same_after_loading(module, fresh, lambda one: [one(randn(seed, *shape), randn(seed + 1, *shape))])
 
     @law
     @given(data=st.data(), shape=shapes)

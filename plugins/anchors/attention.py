@@ -22,7 +22,9 @@ class AttentionAnchors(Anchor):
     """
 
     count: int = knob(4, "anchors", ge=1)
-    diversity: float = knob(0.0, "weight of the loss that turns anchors of a set apart; 0: none, 0.001 is mild", ge=0.0)
+    diversity: float = knob(
+        0.0, "weight of the loss that turns anchors of a set apart; 0: none, 0.001 is mild", ge=0.0, acts="count!=1"
+    )
 
     def build(self, width: int) -> AttentionAnchorLayer:
         return AttentionAnchorLayer(self, width)

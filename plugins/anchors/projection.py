@@ -22,7 +22,9 @@ class ProjectionAnchors(Anchor):
     """
 
     count: int = knob(2, "anchors", ge=1)
-    diversity: float = knob(0.0, "weight of the loss that turns anchors of a set apart; 0: none, 0.001 is mild", ge=0.0)
+    diversity: float = knob(
+        0.0, "weight of the loss that turns anchors of a set apart; 0: none, 0.001 is mild", ge=0.0, acts="count!=1"
+    )
 
     def build(self, width: int) -> ProjectionAnchorLayer:
         return ProjectionAnchorLayer(self, width)

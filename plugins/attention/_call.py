@@ -153,12 +153,16 @@ def prepare(
 
 def plan(kernel: Kernel, mask: Mask, sparsifier: Sparsifier, device: str) -> list[str]:
     """Which kernel serves this mask and sparsifier, whole, padded and with a bias, and what the others say."""
-    tokens = Layout(queries=TYPICAL, sources=TYPICAL, apart=False)
-    try:
-        form = mask.on(tokens).form
-    except ValueError as error:
-        return [f"decided with the data, as the mask must know more: {error}"]
     lines = []
+    try:
+        form = mask.on(Layout(queries=TYPICAL, sources=TYPICAL, apart=False)).form
+    except ValueError as error:
+        try:
+            form = mask.on(Layout.typical(TYPICAL, None)).form
+        except ValueError:
+            return [f"decided with the data, as the mask must know more: {error}"]
+        tokens = f"{TYPICAL:,} tokens in a plane, of two equal sides"
+        lines.append(f"decided with the data, as the mask must know more; for {tokens}:")
     for case, padded, biased in (
         ("nothing padded", False, False),
         ("padded", True, False),

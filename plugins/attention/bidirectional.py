@@ -126,8 +126,8 @@ def _first(layout: Layout | None, tokens: int) -> int:
     first = None if layout is None else layout.first
     if not isinstance(first, int):
         raise ValueError(
-            "bidirectional attention needs layout.first, one number for the batch: how many tokens the first side has, "
-            "padding included"
+            "bidirectional attention is for two sides in one sequence, and these tokens have one side; in code, "
+            "layout = Layout(first=...) is one number for the batch: how many tokens the first has, padding included"
         )
     if not 0 <= first <= tokens:
         raise ValueError(f"layout.first = {first} is no place in a sequence of {tokens} tokens")

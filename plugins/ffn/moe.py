@@ -59,16 +59,22 @@ class Moe(FFN):
         gt=0.0,
         source="Fedus et al. 2022, eq. 3",
     )
-    balance: Literal["loss", "bias", "none"] = knob("loss", "how the load of experts is balanced")
+    balance: Literal["loss", "bias", "none"] = knob(
+        "loss", "how the load of experts is balanced", acts="top_k!=experts"
+    )
     balance_weight: float = knob(
-        0.01, "weight of the balance loss", ge=0.0, source="Fedus et al. 2022, eq. 4", acts="balance=loss"
+        0.01,
+        "weight of the balance loss",
+        ge=0.0,
+        source="Fedus et al. 2022, eq. 4",
+        acts="balance=loss and top_k!=experts",
     )
     bias_rate: float = knob(
         0.004,
         "with balance by bias, how far a logit's offset moves a step; as a sigmoid's slope is up to 1/4, 0.001 there",
         gt=0.0,
         source="Wang et al. 2024, arXiv:2408.15664, algorithm 1",
-        acts="balance=bias",
+        acts="balance=bias and top_k!=experts",
     )
     z_weight: float = knob(
         0.0,

@@ -103,7 +103,8 @@ class Spatial(System):
 
     def rejects(self, piece: Plugin) -> str | None:
         if isinstance(piece, (Mask, Position)) and piece.indexed:
-            return "the cells of a set come in no order; take one that goes by coordinates (`neighbours`, `fourier`)"
+            known = "neighbours" if isinstance(piece, Mask) else "fourier"
+            return f"the cells of a set come in no order; take one that goes by coordinates, such as `{known}`"
         return None
 
     def build(self, card: Card) -> nn.Module:
