@@ -107,7 +107,7 @@ def test_what_it_needs_and_refuses_is_said() -> None:
     layer = Bidirectional(inner=plain(), shared=False).build(8)
     x_BND = torch.zeros(1, 4, 8)
     for layout in (None, Layout(), Layout(first=torch.tensor([2]))):
-        with pytest.raises(ValueError, match=r"needs layout\.first, one number"):
+        with pytest.raises(ValueError, match=r"for two sides in one sequence"):
             layer(x_BND, layout=layout)
     with pytest.raises(ValueError, match=r"layout\.first = 7 is no place in a sequence of 4 tokens"):
         layer(x_BND, layout=Layout(first=7))
