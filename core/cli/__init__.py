@@ -37,9 +37,6 @@ Models of cells and genomes, assembled from named pieces.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status: 0 done, 1 failed while running, 2 the user's mistake, 130 interrupted."""
-    # Threads that wait by spinning for long starve each other on a busy machine, threads that sleep at once are slow on
-    # a quiet one; GNU OpenMP reads this when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     words = [*(sys.argv[1:] if argv is None else argv)]  # not `list`: that verb is a module of this package
     try:
         status = _dispatch(words)
