@@ -64,8 +64,8 @@ def main() -> int:
         axis = ["--attention", "softmax,linear", "--seeds", str(repeats), "--slots", "1", "--quiet", "-o", str(study)]
         from core.cli.ablate.words import asked_of
         from core.cli.choose import resolve_layers
-        from core.study.folder import document, keep
-        from core.study.plan import make_plan
+        from core.study.folder import keep
+        from core.study.plan import document, make_plan
 
         plan = make_plan(asked_of([*SMALL, *axis])[0], resolve_layers)
         keep(study, document(plan), [trial.identity for trial in plan.trials], "", 2)

@@ -16,75 +16,18 @@ from typing import Any
 import attrs
 
 from core.acts import Idle, spell
+from core.choices import ConfigError, Layer, Rank, Resolved, Setting, Value, flatten, join, listed
 from core.contract import absent, refusals
 from core.errors import UserError
-from core.names import Bare, near, nearest, split
+from core.names import Bare, near, nearest
 from core.params import Field, fields, summary
 from core.registry import Found, Registry, Row, installed
 from core.structure import structure
 
-Rank = tuple[int, int]
 DEFAULT, PRESET, NAME, GIVEN = (-1, 0), 1, 2, 3
 _WORD = re.compile(r"[a-z][a-z0-9_.]*")
 TOLD = 12
 """mistakes told at once; a wrong file can hold hundreds"""
-
-
-class ConfigError(UserError):
-    """One or several wrong values; each line names the parameter, what was wrong and who said it."""
-
-
-@attrs.frozen
-class Value:
-    """One link of a chain: what was said, by whom, and how much it weighs."""
-
-    value: Any
-    origin: str
-    rank: Rank
-    base: str | None = None
-    """where the piece stands whose preset or name says it; None where the user does"""
-
-
-@attrs.frozen
-class Layer:
-    """Choices of one source as flat dotted keys: `{"attention.heads": (4, "epi.toml:3")}`."""
-
-    name: str
-    entries: Mapping[str, tuple[Any, str]]
-    flags: tuple[str, ...] = ()
-    """what may be said there besides parameters (`--dry-run`), for near matches"""
-
-
-@attrs.frozen(kw_only=True)
-class Setting:
-    """One resolved parameter or slot."""
-
-    path: str
-    field: Field
-    value: Any
-    chain: tuple[Value, ...]
-    """lowest first; the last one won"""
-    row: Row | None = None
-    """the row that fills a slot"""
-    identity: bool = True
-    """False where it, or a slot above it, cannot change numbers"""
-
-    @property
-    def origin(self) -> str:
-        return self.chain[-1].origin
-
-
-@attrs.frozen(kw_only=True)
-class Resolved:
-    """The tree as an object, and every value of it by dotted path."""
-
-    root: Any
-    settings: Mapping[str, Setting]
-    notes: tuple[str, ...] = ()
-    """what the user should hear: deprecated names, values that fell away with a replaced piece"""
-
-    def slots(self) -> dict[str, Setting]:
-        return {path: s for path, s in self.settings.items() if s.field.role == "slot"}
 
 
 def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = None, row: Row | None = None) -> Resolved:
@@ -116,7 +59,7 @@ def resolve_part(kind: str, name: str, values: Mapping[str, Any]) -> Any:
     registry = installed()
     found = registry.find(kind, name)
     where = f"{kind} {name}"
-    given = {k: (v, where) for k, v in {**_flat(found.row.preset), **found.values, **values}.items()}
+    given = {k: (v, where) for k, v in {**flatten(found.row.preset), **found.values, **values}.items()}
     return resolve(found.row.load(), [Layer(where, given)], registry, found.row).root
 
 
@@ -171,7 +114,7 @@ class _Attempt:
                 return cls(**values)
             except Idle as error:
                 if not self.fall_back(path, error, values):
-                    key = _join(path, error.name)
+                    key = join(path, error.name)
                     given = f"{spell(error.value)} {error.reason(f'{path}.' if path else '')}"
                     self.errors.append(f"{key}: {given} ({self.settings[key].origin})")
                     return None
@@ -181,9 +124,9 @@ class _Attempt:
 
     def fall_back(self, path: str, error: Idle, values: dict[str, Any]) -> bool:
         """Put a value that does nothing back to its default, where a higher layer than the one that gave it says so."""
-        key = _join(path, error.name)
+        key = join(path, error.name)
         setting = self.settings[key]
-        deciding = max((self.settings[_join(path, name)] for name in error.found), key=lambda s: s.chain[-1].rank)
+        deciding = max((self.settings[join(path, name)] for name in error.found), key=lambda s: s.chain[-1].rank)
         given, last = setting.chain[-1], deciding.chain[-1]
         if last.rank <= given.rank:
             return False
@@ -197,8 +140,8 @@ class _Attempt:
 
     def blame(self, path: str, cls: type, error: ValueError) -> str:
         """What a class says of its values together, and who gave those it names that are not defaults."""
-        words = {_join(path, word.rstrip(".")) for word in _WORD.findall(str(error))}
-        knobs = [_join(path, f.name) for f in fields(cls) if f.role == "knob"]
+        words = {join(path, word.rstrip(".")) for word in _WORD.findall(str(error))}
+        knobs = [join(path, f.name) for f in fields(cls) if f.role == "knob"]
         named = [key for key in self.settings if key.partition("[")[0] in words]
         said = sorted({self.settings[key].origin for key in named or knobs})
         told = [o for o in said if not o.startswith("default")] or said
@@ -256,11 +199,11 @@ class _Attempt:
                 break
             start = earlier
             for name, value in other.values.items():
-                self.say(_join(base, name), Value(value, f"name {earlier.value}", (earlier.rank[0], NAME), base))
+                self.say(join(base, name), Value(value, f"name {earlier.value}", (earlier.rank[0], NAME), base))
         if winner.warning:
             self.notes.append(winner.warning)
-        for name, value in _flat(winner.row.preset).items():
-            self.say(_join(base, name), Value(value, f"preset of {winner.row.name}", (start.rank[0], PRESET), base))
+        for name, value in flatten(winner.row.preset).items():
+            self.say(join(base, name), Value(value, f"preset of {winner.row.name}", (start.rank[0], PRESET), base))
         self.settings[key] = Setting(
             path=key, field=field, value=winner.row.name, chain=tuple(chain), row=winner.row, identity=identity
         )
@@ -284,7 +227,7 @@ class _Attempt:
     ) -> tuple | None:
         last, kind = chain[-1], typing.cast(str, field.kind)
         try:
-            names = _listed(last.value)
+            names = listed(last.value)
         except UserError as error:
             self.errors.append(f"{key}: {error} ({last.origin})")
             return None
@@ -302,7 +245,7 @@ class _Attempt:
             if found.warning:
                 self.notes.append(found.warning)
             for values, origin, weight in (
-                (_flat(found.row.preset), f"preset of {found.row.name}", PRESET),
+                (flatten(found.row.preset), f"preset of {found.row.name}", PRESET),
                 (found.values, f"name {name}", NAME),
             ):
                 for k, v in values.items():
@@ -353,7 +296,7 @@ class _Attempt:
 
     def leftovers(self) -> list[str]:
         """Keys that nobody read: no knob and no slot of the tree is called so."""
-        read = {_join(path, f.name) for path, members in self.members.items() for f in members if f.role != "group"}
+        read = {join(path, f.name) for path, members in self.members.items() for f in members if f.role != "group"}
         return [key for key in self.chains if key not in read]
 
     def expand(self) -> list[Layer] | None:
@@ -385,7 +328,7 @@ class _Attempt:
     def homes(self, word: str) -> list[str]:
         """Slots called `word`, else slots of the kind `word`; empty ones too."""
         slots = {
-            _join(path, f.name): f
+            join(path, f.name): f
             for path, members in self.members.items()
             for f in members
             if f.role == "slot" and "[" not in path
@@ -435,7 +378,7 @@ class _Attempt:
         if reason:
             return f"{key}: {reason}"
         if word in forwards and owner is not None:
-            return f"{key}: {owner.name} has it from a piece below. Give --{_join(home, forwards[word])}"
+            return f"{key}: {owner.name} has it from a piece below. Give --{join(home, forwards[word])}"
         full = {flag.strip("-").replace("-", "_"): flag.strip("-") for layer in self.layers for flag in layer.flags}
         full |= {path.rpartition(".")[2]: path for path in self.settings if "[" not in path}
         close = word if word in full else None if home else nearest(word, full)
@@ -443,40 +386,3 @@ class _Attempt:
         who = f"{owner.name!r} takes {', '.join(options) or 'no parameters'}" if owner is not None else ""
         who = who or f"Known here: {', '.join(options)}"
         return f"{key}: unknown parameter.{hint} {who}"
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _flat(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys; `name` inside a table names the table itself."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, _join(path, key))
-        elif key == "name" and path:
-            flat[path] = value
-        else:
-            flat[_join(path, key)] = value
-    return flat
-
-
-flatten = _flat
-
-
-def _listed(value: Any) -> list[str]:
-    """The names in a list of names.
-
-    Raises:
-        UserError: something else than names.
-    """
-    if isinstance(value, Bare):
-        raise UserError("names are missing; write them with commas between")
-    if isinstance(value, str):
-        bracketed = value.strip().startswith("[") and value.strip().endswith("]")
-        inner = value.strip()[1:-1] if bracketed else value
-        return [piece.strip().strip("\"'") for piece in split(inner, value)]
-    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-        raise UserError(f"expected a list of names, got {value!r}")
-    return [*value]

@@ -59,3 +59,16 @@ def run_identity(resolved: Resolved, fingerprint: str, device: str) -> dict[str,
         "streams": "sha256(purpose, seed, index)",
         "numerics": NUMERICS,
     }
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In which values two identities of runs differ, the first three in words."""
+    flat_there, flat_here = (
+        {**{k: v for k, v in i.items() if k not in ("config", "parts")}, **i.get("parts", {}), **i.get("config", {})}
+        for i in (there, plain(here))
+    )
+    keys = [k for k in {**flat_there, **flat_here} if flat_there.get(k) != flat_here.get(k)]
+    told = "; ".join(
+        f"{k} is {flat_there.get(k, 'absent')} there and {flat_here.get(k, 'absent')} here" for k in keys[:3]
+    )
+    return told + (f", and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.config import Layer, flatten
+from core.choices import flatten
+from core.config import Layer
 from core.errors import UserError
 from core.names import Bare, Text, nearest
 

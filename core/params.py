@@ -46,12 +46,15 @@ def knob(
     unit: str = "",
     source: str = "",
     acts: str = "",
+    decides: Literal["", "start", "split"] = "",
     identity: bool = True,
 ) -> Any:
     """A plain parameter: int, float, bool, str, a Literal, a tuple of these, or one of them `| None`.
 
     `acts` is the condition on other parameters of the class beside which this one does anything, such as
     `spectral!=none` (`core.acts` has the grammar); elsewhere any value but the default is refused.
+    `decides` marks what a study must know of: `start`, how the piece begins (open, small, as nothing); `split`, which
+    items are held out, so that another value is another split of the same data.
     `identity=False` marks a value that cannot change numbers (a log interval); it is left out of a run's identity.
     Pass `attrs.NOTHING` as the default of a parameter that must be given.
     """
@@ -62,6 +65,7 @@ def knob(
         "unit": unit,
         "source": source,
         "acts": acts,
+        "decides": decides,
         "identity": identity,
         "bounds": {sign: limit for sign, limit in bounds.items() if limit is not None},
     }
@@ -149,6 +153,7 @@ class Field:
     source: str = ""
     acts: tuple[Condition, ...] = ()
     """what has to hold for a value other than the default"""
+    decides: Literal["", "start", "split"] = ""
     identity: bool = True
     bounds: dict[str, float] = attrs.field(factory=dict)
 
@@ -269,6 +274,7 @@ def _describe(cls: type, attribute: attrs.Attribute, where: str) -> Field:
         acts=conditions,
         unit=meta["unit"],
         source=meta["source"],
+        decides=meta["decides"],
         identity=meta["identity"],
         bounds=meta["bounds"],
         **common,

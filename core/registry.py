@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from core.errors import UserError
-from core.names import Spoken, match_pattern, near, parse
+from core.names import Bare, Spoken, match_pattern, near, parse
 from core.rows import BUILTIN, KINDS, Broken, Found, Origin, Row, read_row
 
 API = 1
@@ -134,6 +134,24 @@ class Registry:
         found = self.find(kind, row.deprecated, where, (*replaced, row.name))
         text = f"{at}{kind} {row.name!r} is deprecated; use {row.deprecated!r}"
         return Found(found.row, found.values | found.row.meant(values), text)
+
+    def unknown(self, said: Iterable[tuple[str, Any, str]]) -> list[str]:
+        """What is wrong with the names among some choices: (key, value, origin) each; keys that are no kind are left
+        to whoever knows what they mean."""
+        wrong = []
+        for key, value, origin in said:
+            kind = key.removesuffix(".name")
+            if kind not in KINDS or isinstance(value, Bare) or value in ("", "none"):
+                continue
+            if not isinstance(value, str):
+                if not isinstance(value, (list, tuple)):
+                    wrong.append(f"{origin}: {kind} is chosen by name, not by {value!r}")
+                continue
+            try:
+                self.find(kind, value, origin)
+            except UserError as error:
+                wrong.append(str(error))
+        return wrong
 
     def _by_file(self, kind: str, name: str, at: str) -> Found | None:
         text = name.strip()

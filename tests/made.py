@@ -33,6 +33,7 @@ class Made:
 def make(
     *, axes: Mapping[str, Sequence[str]] | None = None, systems: Sequence[str] = ("spatial",),
     seeds: Sequence[int] = range(6), blocks: Sequence[str] = ("",), block_key: str = "",
+    splits_anew: bool = False,
     metric: str = KEY, splits: Mapping[str, int] | None = None,
     idle: Sequence[tuple[str, str, str]] = (), cells: Sequence[Sequence[str]] | None = None, **settings: Any,
 ) -> Made:  # fmt: skip
@@ -44,6 +45,7 @@ def make(
         seeds: of every arm.
         blocks: of every arm.
         block_key: what differs between them.
+        splits_anew: blocks are other splits of one data set.
         metric: the primary metric of every system.
         splits: sizes of the splits.
         idle: label, state, reason of further cells that do not run.
@@ -72,6 +74,8 @@ def make(
         "seeds": list(seeds),
         "blocks": list(blocks),
         "block_key": block_key,
+        "splits_anew": splits_anew,
+        "trivial": {system: ["mean", "mean per type", "random"] for system in systems},
         "data": {system: {"name": "made", "splits": dict(splits or {})} for system in systems},
         "notes": [],
         "arms": arms,

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import core
-from core.config import ConfigError, Layer, Resolved, flatten, resolve
+from core.choices import flatten
+from core.config import ConfigError, Layer, Resolved, resolve
 from core.errors import UserError
 from core.kinds import Attention
 from core.names import Bare, Text, match_pattern, parse

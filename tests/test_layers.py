@@ -11,7 +11,7 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import flatten
+from core.choices import flatten
 from core.errors import UserError
 from core.layers import cli_layer, env_layer, file_layer, is_flag
 from core.names import Bare, Text

@@ -11,7 +11,7 @@ import pytest
 
 import core.cli.ablate.change
 import core.cli.ablate.run
-import core.study.plan
+import core.study.arms
 from core.study.folder import read
 from core.study.mismatch import seeds_text
 from core.study.table import Table
@@ -27,7 +27,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power cuts, no counting of costs, and nothing is run: the command ends where runners would start."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr(
-        core.study.plan, "measure", lambda system, card, flops: Cost(parameters=1, active=1, flops=1, by_part={})
+        core.study.arms, "counted", lambda system, card, flops: Cost(parameters=1, active=1, flops=1, by_part={})
     )
     monkeypatch.setattr(core.cli.ablate.run, "go", lambda root, over, quiet: 0)
 
@@ -148,7 +148,7 @@ def test_a_budget_that_cannot_be_matched_ends_with_6(
     """E-BUDGET; nothing is written."""
     costs = count(100, 50)
     monkeypatch.setattr(
-        core.study.plan, "measure", lambda *_: Cost(parameters=next(costs), active=1, flops=1, by_part={})
+        core.study.arms, "counted", lambda *_: Cost(parameters=next(costs), active=1, flops=1, by_part={})
     )
     said = ablate(*WORDS, "--seeds", "1", "--match", "params", "--match-on", "nothing", "-o", tmp_path / "s")
     assert said.code == 6

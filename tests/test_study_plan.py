@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import core.study.plan
+import core.study.arms
 from core.cli.choose import resolve_layers
 from core.errors import UserError
 from core.identity import digest, run_identity
 from core.layers import cli_layer
 from core.study.ask import ask
-from core.study.folder import design_hash, document, keep, plan_hash, read
-from core.study.plan import Plan, make_plan
+from core.study.folder import design_hash, keep, plan_hash, read
+from core.study.plan import Plan, document, make_plan
 from core.study.spell import spell
-from core.study.work import layers_of
+from core.study.table import Table
+from core.study.work import INTERIM, interim_identity, layers_of, work
 from core.train.cost import Cost
 from core.train.loop import Trainer
 from small import SMALL
@@ -37,7 +38,7 @@ def planned(*words: str) -> Plan:
 def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs are no part of what a trial is, and counting them takes most of a plan's time."""
     cost = Cost(parameters=1, active=1, flops=1, by_part={})
-    monkeypatch.setattr(core.study.plan, "measure", lambda system, card, flops: cost)
+    monkeypatch.setattr(core.study.arms, "counted", lambda system, card, flops: cost)
 
 
 def refused(*words: str, fixed: tuple[str, ...] = FIXED) -> str:
@@ -168,7 +169,7 @@ def test_what_is_no_axis_is_told() -> None:
     assert "spatial scores no 'rsd'. Did you mean 'rssd'? It scores distance_spearman, " in refused(
         *PAIR, "--metric", "rsd"
     )
-    assert refused(*PAIR, "--metric", "a,b") == "analysis.metric: 2 metrics for 1 systems; one for each (CLI --metric)"
+    assert refused(*PAIR, "--metric", "a,b") == "analysis.metric (CLI --metric): 2 metrics for 1 systems; one for each"
 
 
 @pytest.mark.parametrize(("what", "field"), [("params", "parameters"), ("active", "active")])
@@ -269,3 +270,39 @@ def test_arms_of_a_plan_are_paired(tmp_path: Path) -> None:
         for a, b in zip(batches[0], other, strict=True):
             assert a.keys() == b.keys()
             assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_blocks_of_other_splits_are_known_by_their_declaration() -> None:
+    """What says where the items of the splits go redraws them; another data set does not."""
+    for blocks, anew in {"data.cut.seed=0,1": True, "data.seed=0,1": False}.items():
+        plan = planned(*PAIR, "--blocks", blocks)
+        assert (plan.splits_anew, document(plan)["splits_anew"]) == (anew, anew)
+    assert planned(*PAIR).splits_anew is False
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_how_pieces_begin_is_recorded_of_each_arm() -> None:
+    """Biases of gates and scales of residuals, by their full path; an arm without such has none."""
+    plan = planned("--gate", "none,headwise", "--residual", "plain,layerscale", "--seeds", "1")
+    starts = {arm.label: {key.rpartition(".")[2] for key in arm.start} for arm in plan.arms}
+    assert starts == {
+        "gate=none residual=plain": set(),
+        "gate=headwise residual=plain": {"bias"},
+        "gate=none residual=layerscale": {"initial"},
+        "gate=headwise residual=layerscale": {"bias", "initial"},
+    }
+
+
+@pytest.mark.parametrize("metric", ["pearson_gene", "expression to position/rssd"])
+def test_a_rung_scores_a_training_that_ended_before_it(tmp_path: Path, metric: str) -> None:
+    """Early stopping ends a training below the rung: its score stands, by the metric however it was spelt."""
+    still = ("--train.lr", "1e-30", "--train.patience", "1", "--train.validate_every", "1", "--metric", metric)
+    plan = planned(*PAIR, *still, "--stop", "futility@3")
+    keep(tmp_path, document(plan), [t.identity for t in plan.trials], "", 2)
+    rungs = Table.create(tmp_path / INTERIM)
+    name = rungs.add([interim_identity(plan.trials[0].id, 3)])[0]
+    assert work(tmp_path, rungs.ids()[0], resolve_layers, until=3) == 0
+    found = rungs.result(name)
+    assert found is not None
+    assert (found.metrics["step"], found.metrics["higher"]) == (3, "/" not in metric)

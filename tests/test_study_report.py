@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import findings as made
 from core.errors import UserError
-from core.study.report import latex, markdown, page, sentences, show, write
+from core.study.report import FORMATS, latex, markdown, page, sentences, show, write
 from core.study.report.blocks import Boxes, Picture, Table
 from core.study.report.contents import document
 from core.study.report.costs import front
@@ -165,7 +165,7 @@ def test_equal_findings_give_equal_bytes(tmp_path):
     )
     turned = backwards(findings)
     assert turned == findings
-    files = [write(f, tmp_path / str(i)) for i, f in enumerate((findings, findings, turned))]
+    files = [write(f, tmp_path / str(i), [*FORMATS, "h5ad"]) for i, f in enumerate((findings, findings, turned))]
     assert [p.name for p in files[0]] == [
         "report.html", "report.md", "report.tex", "trials.csv", "report.json", "trials.h5ad",
     ]  # fmt: skip

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import attrs
 
-from core.config import ConfigError, Layer, Resolved, flatten, resolve
+from core.choices import flatten
+from core.config import ConfigError, Layer, Resolved, resolve
 from core.errors import UserError
 from core.layers import cli_layer, env_layer, file_layer, is_flag
 from core.names import Bare, near
-from core.registry import BUILTIN, KINDS, Registry, installed
+from core.registry import BUILTIN, Registry, installed
 
 BUDGETS = "train.steps", "train.epochs"
 
@@ -142,16 +143,7 @@ def _refuse_absent_pieces(parts: Path, registry: Registry) -> None:
 
 def _refuse_unknown_names(layers: list[Layer], registry: Registry) -> None:
     """Refuse a wrong name before anything heavy is imported to see where it would stand."""
-    wrong = []
-    for layer in layers:
-        for key, (value, origin) in layer.entries.items():
-            kind = key.removesuffix(".name")
-            if kind not in KINDS or not isinstance(value, str) or isinstance(value, Bare) or value in ("", "none"):
-                continue
-            try:
-                registry.find(kind, value, origin)
-            except UserError as error:
-                wrong.append(str(error))
+    wrong = registry.unknown((key, *said) for layer in layers for key, said in layer.entries.items())
     if wrong:
         raise ConfigError("\n".join(wrong))
 

@@ -40,10 +40,6 @@ class Terms:
         return sum(self.auxiliary.values(), self.task())
 
 
-MODEL = "model"
-"""the arm of scores that are the trained model's own"""
-
-
 @attrs.frozen(kw_only=True)
 class Score:
     """One cell of the final table."""
@@ -51,7 +47,7 @@ class Score:
     task: str
     """what was asked: `expression to position`"""
     arm: str
-    """`model`, the name of a baseline, or `ceiling`"""
+    """`core.score.MODEL`, the name of a baseline, or `core.score.CEILING`"""
     metric: str
     value: float
     higher: bool
@@ -89,6 +85,8 @@ class System(Plugin):
     KIND: ClassVar[str] = "system"
     headline: ClassVar[str] = ""
     """`task/metric` of the score that a comparison is decided by unless its plan says otherwise"""
+    trivial: ClassVar[tuple[str, ...]] = ()
+    """arms of the evaluation that learn nothing from the data; the best of them is where a scale begins"""
     scaled_by: ClassVar[str] = ""
     """the knob by which a model is made a little larger or smaller, so that arms of a study may cost the same"""
 

@@ -13,8 +13,7 @@ import attrs
 
 from core.files import write_atomic
 from core.kinds.system import Score
-
-MODEL, CEILING = "model", "ceiling"
+from core.score import CEILING, MODEL, is_model
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """what a browser may do with the page: show its pictures and its style, and nothing else"""
@@ -175,10 +174,6 @@ def _by_task(scores: Sequence[Score]) -> dict[str, list[Score]]:
     return {task: [s for s in scores if s.task == task] for task in dict.fromkeys(s.task for s in scores)}
 
 
-def _is_own(arm: str) -> bool:
-    return arm == MODEL or arm.startswith(f"{MODEL},")
-
-
 def _better(a: Score, b: Score) -> bool:
     """Whether `a` is better than `b` by more than their printed digits hide; a number is better than none."""
     if not math.isfinite(a.value) or number(a.value) == number(b.value):
@@ -191,7 +186,7 @@ def _verdict(task: str, scores: list[Score]) -> str:
     arms = {
         arm: [s for s in scores if s.arm == arm and s.metric in own] for arm in dict.fromkeys(s.arm for s in scores)
     }
-    rivals = {arm: theirs for arm, theirs in arms.items() if theirs and not _is_own(arm) and arm != CEILING}
+    rivals = {arm: theirs for arm, theirs in arms.items() if theirs and not is_model(arm) and arm != CEILING}
     if not own:
         return f"On '{task}' the model has no score."
     beaten: dict[str, list[str]] = {}
@@ -251,7 +246,7 @@ def _list(items: Sequence[str]) -> str:
 def _score_table(task: str, scores: list[Score]) -> Table:
     metrics = {s.metric: s for s in scores}
     cells = {(s.arm, s.metric): s.value for s in scores}
-    arms = sorted(dict.fromkeys(s.arm for s in scores), key=lambda arm: (arm == CEILING, not _is_own(arm)))
+    arms = sorted(dict.fromkeys(s.arm for s in scores), key=lambda arm: (arm == CEILING, not is_model(arm)))
     texts = [[number(cells.get((arm, metric), math.nan)) for metric in metrics] for arm in arms]
     best = {metric: number(value) for metric, value in best_values(scores).items()}
     units = max(len(s.units) for s in scores)
@@ -267,7 +262,7 @@ def _score_table(task: str, scores: list[Score]) -> Table:
             for j, metric in enumerate(metrics)
             if arm != CEILING and texts[i][j] == best.get(metric)
         ),
-        own=frozenset(i for i, arm in enumerate(arms) if _is_own(arm)),
+        own=frozenset(i for i, arm in enumerate(arms) if is_model(arm)),
         apart=frozenset(i for i, arm in enumerate(arms) if arm == CEILING),
     )
 

@@ -13,14 +13,12 @@ import attrs
 from core.config import Layer, Resolved, resolve
 from core.errors import UserError
 from core.layers import env_layer
-from core.names import Bare, Text, near, split
-from core.registry import KINDS, Registry, installed
+from core.names import Text, near, split
+from core.registry import Registry, installed
 from core.study.axes import Axis, make_axis
 from core.study.design import Grid, lay_out
-from core.study.said import FLAGS, SCHEMA, Exclusion, Words, from_file
+from core.study.said import FLAGS, Exclusion, Words, from_file
 from core.study.settings import Study
-
-__all__ = ["FLAGS", "SCHEMA", "Asked", "ask", "seeds_of"]
 
 MOST_SEEDS = 10_000
 
@@ -173,26 +171,7 @@ def _refuse_twice(said: Words, axes: Sequence[Axis], resolved: Resolved,
 
 def _refuse_unknown(axes: Sequence[Axis], fixed: Mapping[str, tuple[Any, str]], registry: Registry) -> None:
     """Refuse wrong names before anything heavy is imported; what a parameter takes shows when cells are resolved."""
-    wrong = []
-    for axis in axes:
-        if axis.key in KINDS:
-            for level in axis.levels:
-                name = level.entries[axis.key]
-                if name != "none":
-                    wrong += _problem(registry, axis.key, name, axis.origin)
-    for key, (value, origin) in fixed.items():
-        kind = key.removesuffix(".name")
-        if kind in KINDS and isinstance(value, str) and value not in ("", "none") and not isinstance(value, Bare):
-            wrong += _problem(registry, kind, value, origin)
+    varied = [(axis.key, level.entries[axis.key], axis.origin) for axis in axes for level in axis.levels]
+    wrong = registry.unknown([*varied, *((key, *said) for key, said in fixed.items())])
     if wrong:
         raise UserError("\n".join(wrong))
-
-
-def _problem(registry: Registry, kind: str, name: Any, origin: str) -> list[str]:
-    if not isinstance(name, str):
-        return [f"{origin}: {kind} is chosen by name, not by {name!r}"]
-    try:
-        registry.find(kind, name, origin)
-    except UserError as error:
-        return [str(error)]
-    return []

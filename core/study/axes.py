@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from core.choices import flatten
 from core.errors import UserError
 from core.names import near
 
@@ -82,18 +83,9 @@ def _level(key: str, value: Any, origin: str) -> Level:
             f'{origin}: a level of {key} that is a table needs a name, {{ name = "moe", experts = 4 }}, or a value, '
             '{ value = 0.001, as = "slow" }'
         )
-    inner = {f"{key}.{k}": v for k, v in flat(rest).items()}
+    inner = {f"{key}.{k}": v for k, v in flatten(rest).items()}
     args = ", ".join(f"{k.removeprefix(key + '.')}={spoken(v)}" for k, v in inner.items())
     return Level(said or (f"{name}({args})" if args else name), {key: name, **inner})
-
-
-def flat(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        at = f"{path}.{key}" if path else key
-        found |= flat(value, at) if isinstance(value, Mapping) else {at: value}
-    return found
 
 
 def spoken(value: Any) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
-
+from core.score import CEILING
 from core.study.findings import (
     Deviation,
     Findings,
@@ -24,9 +23,6 @@ from core.study.system import SystemOf
 from core.study.table import Table
 from core.study.trial import State
 
-TRIVIAL = "mean", "random"
-"""how the arms of an evaluation begin that learn nothing"""
-
 
 def conclude(stored: Stored, table: Table) -> Findings:
     """Judge a study as it stands.
@@ -39,6 +35,7 @@ def conclude(stored: Stored, table: Table) -> Findings:
     value = stored.value
     systems = _systems(stored, seen)
     counts = _counts(stored, seen)
+    scales = _scales(systems, stored.first["trivial"])
     return Findings(
         title=value("title") or stored.root.resolve().name,
         plan=stored.hash,
@@ -56,8 +53,8 @@ def conclude(stored: Stored, table: Table) -> Findings:
         warnings=tuple(_warnings(stored, seen, systems)),
         deviations=tuple(_deviations(stored, seen, systems)),
         systems=systems,
-        over_systems=_over_systems(systems, value("analysis.alpha")),
-        iqm=_iqm(systems, value("analysis.alpha")),
+        over_systems=_over_systems(systems, scales, value("analysis.alpha")),
+        iqm=_iqm(systems, scales, value("analysis.alpha")),
         code=_tally(seen, "code"),
         environments=_tally(seen, "environment"),
     )
@@ -154,9 +151,10 @@ def _deviations(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFo
     return found
 
 
-def _over_systems(systems: Sequence[SystemFound], alpha: float) -> tuple[OverSystems, ...]:
+def _over_systems(
+    systems: Sequence[SystemFound], scales: Mapping[str, Scale] | None, alpha: float
+) -> tuple[OverSystems, ...]:
     """Arms that no system has stopped, over all systems; nothing where a system has no scale."""
-    scales = _scales(systems)
     if len(systems) < 2 or scales is None:
         return ()
     base, *others = _shared_arms(systems)
@@ -168,8 +166,7 @@ def _over_systems(systems: Sequence[SystemFound], alpha: float) -> tuple[OverSys
     return tuple(found)
 
 
-def _iqm(systems: Sequence[SystemFound], alpha: float) -> Iqm | None:
-    scales = _scales(systems)
+def _iqm(systems: Sequence[SystemFound], scales: Mapping[str, Scale] | None, alpha: float) -> Iqm | None:
     if not systems or scales is None:
         return None
     labels = _shared_arms(systems)
@@ -198,19 +195,19 @@ def _scores(systems: Sequence[SystemFound], label: str) -> dict[str, list[float 
     return found
 
 
-def _scales(systems: Sequence[SystemFound]) -> dict[str, Scale] | None:
+def _scales(systems: Sequence[SystemFound], trivial: Mapping[str, Sequence[str]]) -> dict[str, Scale] | None:
     """System -> its scale; None where any has none."""
-    scales = {system.system: scale for system in systems if (scale := _scale(system)) is not None}
+    scales = {s.system: scale for s in systems if (scale := _scale(s, trivial[s.system])) is not None}
     return scales if len(scales) == len(systems) else None
 
 
-def _scale(system: SystemFound) -> Scale | None:
-    """0 at the best of the field's trivial baselines that learns nothing, 1 at the ceiling."""
-    trivial = [value for name, value in system.references.items() if name.startswith(TRIVIAL)]
-    ceiling = system.references.get("ceiling")
-    if not trivial or ceiling is None:
+def _scale(system: SystemFound, trivial: Sequence[str]) -> Scale | None:
+    """0 at the best of the baselines that learn nothing, 1 at the ceiling."""
+    known = [system.references[arm] for arm in trivial if arm in system.references]
+    ceiling = system.references.get(CEILING)
+    if not known or ceiling is None:
         return None
-    floor = max(trivial) if system.larger_is_better else min(trivial)
+    floor = max(known) if system.larger_is_better else min(known)
     return None if floor == ceiling else Scale(trivial=floor, best=ceiling)
 
 
@@ -221,8 +218,3 @@ def _tally(seen: Sequence[Seen], key: str) -> dict[str, int]:
 
 def _spell(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def as_plain(findings: Findings) -> dict[str, Any]:
-    """Findings as JSON."""
-    return attrs.asdict(findings)

@@ -75,16 +75,9 @@ def executor_of(name: str, slots: int, threads: int, gpus: Sequence[int]) -> Exe
         UserError: there is none of this name, or it takes no such thing.
     """
     found = installed().find("executor", name, "--executor")
-    values: dict[str, Any] = dict(found.values)
-    if found.row.name == "local" and "slots" not in values:
-        values["slots"] = slots or "auto"
-    elif slots:
-        values["slots"] = slots
-    if threads:
-        values["threads"] = threads
-    if gpus:
-        values["gpus"] = list(gpus)
-    return resolve_part("executor", found.row.name, values)
+    shorter = {"slots": slots, "threads": threads, "gpus": [*gpus]}
+    said = {key: value for key, value in shorter.items() if value}
+    return resolve_part("executor", found.row.qualified, {**found.values, **said})
 
 
 def seconds_of(text: str) -> float | None:

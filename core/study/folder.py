@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from core.files import write_atomic
-from core.identity import canonical_json, digest, plain
+from core.identity import canonical_json, digest
 from core.study.mismatch import difference
 from core.study.sealed import Damaged, TableError, load, publish, seal, told
 from core.study.table import Table
@@ -85,24 +85,6 @@ class Stored:
         return next(arm for arm in self.arms if (arm["system"], arm["label"]) == (system, label))
 
 
-def document(plan: Any) -> dict[str, Any]:
-    """A plan (`core.study.plan.Plan`) as JSON; the identities of trials are in the table."""
-    return {
-        "schema": SCHEMA,
-        "settings": {key: [plain(_listed(value)), origin] for key, (value, origin) in plan.settings.items()},
-        "axes": {key: list(labels) for key, labels in plan.axes.items()},
-        "baseline": dict(plan.baseline),
-        "metrics": dict(plan.metrics),
-        "seeds": list(plan.seeds),
-        "blocks": list(plan.blocks),
-        "block_key": plan.block_key,
-        "data": plain(plan.data),
-        "notes": list(plan.notes),
-        "arms": [_arm(arm) for arm in plan.arms],
-        "trials": [[trial.id[:16], trial.system, trial.arm, trial.seed, trial.block] for trial in plan.trials],
-    }
-
-
 def plan_hash(doc: Mapping[str, Any]) -> str:
     """SHA-256 of what a plan decides: trials, baseline, and how they will be judged; not how they are run, nor in
     which words or by which flag or file anything was said."""
@@ -124,7 +106,7 @@ def keep(
 
     Args:
         root: the directory, made if it is not there.
-        doc: `document` of the plan.
+        doc: `core.study.plan.document` of the plan.
         identities: of its trials.
         study: text of the study file.
         attempts: a trial has.
@@ -264,13 +246,3 @@ def _write_arms(root: Path, arms: Sequence[Mapping[str, Any]]) -> None:
             path = folder / arm_file(arm["system"], arm["label"])
             if arm["state"] == "planned" and not path.exists():
                 write_atomic(path, arm["config"])
-
-
-def _arm(arm: Any) -> dict[str, Any]:
-    doc = attrs.asdict(arm)
-    doc.pop("identity")
-    return plain({key: _listed(value) for key, value in doc.items()})
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

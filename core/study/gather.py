@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from core.errors import UserError
 from core.names import near
+from core.score import MODEL
 from core.study.folder import Stored, TrialOf
 from core.study.sealed import Damaged, load
 from core.study.stats.scores import LARGEST
 from core.study.table import Table
 from core.study.trial import State, Trial
-
-MODEL = "model"
-"""the arm of scores that are the trained model's own, as in `core.kinds.system`"""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,21 +86,23 @@ def _load(table: Table, trial: str, name: str) -> dict[str, Any]:
         return {}
 
 
-def primary(seen: list[Seen], system: str, said: str, *, exactly: bool) -> str:
-    """The full key of a system's primary metric among the scores that there are; `said` where there are none yet.
+def primary(stored: Stored, system: str, known: Sequence[str]) -> str:
+    """The full key, `task/metric`, of a system's primary metric among its scores; the plan's word where there are none.
+
+    A metric that was named without its task belongs to the system's own task, else to the only one that has it.
 
     Args:
-        seen: trials.
+        stored: the study.
         system: whose.
-        said: `task/metric`, or a metric alone.
-        exactly: the user named the task too; otherwise the metric may belong to another task of the system.
+        known: keys of the scores that there are.
 
     Raises:
         UserError: no score is called so, or several are.
     """
-    known = [*dict.fromkeys(key for one in seen if one.of.system == system for key in one.scores())]
+    said = stored.metrics[system]
     if not known or said in known:
         return said
+    exactly = "/" in said and said in stored.value("analysis.metric")
     bare = said.rpartition("/")[2]
     found = [] if exactly else [key for key in known if key.rpartition("/")[2] == bare]
     if len(found) == 1:

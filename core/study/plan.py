@@ -5,67 +5,20 @@ A trial is a run: its identity is that of the run, so a trial that another study
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
-import torch
 
-from core import toml
-from core.config import Layer, Resolved
+from core.config import Layer
 from core.errors import UserError
-from core.identity import digest, run_identity
-from core.kinds import Card
-from core.names import near
-from core.registry import Registry, installed
+from core.identity import plain
+from core.registry import installed
+from core.study.arms import Arm, Arms, Opener, PlannedTrial, Resolve, meant
 from core.study.ask import Asked
-from core.study.design import NOTHING, Cell, Grid, label, ordered
-from core.study.estimate import step_seconds
-from core.study.match import Matched, match
-from core.train.cost import Cost, measure
-
-BEGINNINGS = frozenset({"bias", "init", "start", "scale", "delta"})
-"""names of parameters that say how a piece begins"""
-Resolve = Callable[[list[Layer]], Resolved]
-State = Literal["planned", "excluded", "n/a"]
-
-
-@attrs.frozen(kw_only=True)
-class Arm:
-    """One cell of one system."""
-
-    system: str
-    """or the task, where the study names tasks"""
-    label: str
-    levels: Mapping[str, str]
-    """axis -> label"""
-    state: State
-    why: str = ""
-    """the reason of an arm that does not run"""
-    config: str = ""
-    """the resolved configuration as TOML, without a seed of its own"""
-    identity: Mapping[str, Any] = attrs.field(factory=dict)
-    """what its trials have in common, `run_identity` at seed 0 of the first block"""
-    cost: Mapping[str, int] = attrs.field(factory=dict)
-    """parameters, active, flops (a training step)"""
-    start: Mapping[str, Any] = attrs.field(factory=dict)
-    """`component_init`: settings that decide how its pieces begin (biases of gates, scales of residuals)"""
-    matched: Mapping[str, Any] = attrs.field(factory=dict)
-    """parameter that was turned -> its value"""
-    notes: tuple[str, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class PlannedTrial:
-    """One arm at one seed, in one block."""
-
-    id: str
-    """SHA-256 of `identity`"""
-    arm: str
-    system: str
-    seed: int
-    block: str
-    identity: Mapping[str, Any] = attrs.field(eq=False)
+from core.study.design import NOTHING, Grid, ordered
+from core.study.folder import SCHEMA
+from core.study.said import metric_of_each
 
 
 @attrs.frozen(kw_only=True)
@@ -85,8 +38,12 @@ class Plan:
     blocks: tuple[str, ...]
     block_key: str
     """what differs between blocks; empty for one block"""
+    splits_anew: bool
+    """blocks are other splits of one data set"""
     data: Mapping[str, Any]
     """system -> what its data set is"""
+    trivial: Mapping[str, tuple[str, ...]]
+    """system -> arms of its evaluation that learn nothing"""
     notes: tuple[str, ...] = ()
 
     def running(self, system: str) -> list[Arm]:
@@ -94,7 +51,7 @@ class Plan:
         return [arm for arm in self.arms if arm.system == system and arm.state == "planned"]
 
 
-def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registry: Registry | None = None) -> Plan:
+def make_plan(asked: Asked, resolve: Resolve) -> Plan:
     """Resolve every cell of every system, open the data, count, match, and name the trials.
 
     Raises:
@@ -104,28 +61,32 @@ def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registr
     if not asked.axes:
         raise UserError(NOTHING)
     _refuse_seed(asked)
-    registry = registry or installed()
     origin = asked.resolved.settings["system"].origin
-    systems = asked.study.system or (registry.default("system") or "",)
+    systems = asked.study.system or (installed().default("system") or "",)
     tasks = asked.tasks or {name: Layer("system", {"system": (name, origin)}) for name in systems}
-    opener = _Opener()
+    opener = Opener()
     arms: list[Arm] = []
     trials: list[PlannedTrial] = []
     notes: list[str] = []
     metrics: dict[str, str] = {}
     facts: dict[str, Any] = {}
+    trivial: dict[str, tuple[str, ...]] = {}
+    splits_anew = False
     grid: Grid | None = None
+    said = asked.resolved.settings["analysis.metric"]
+    named = metric_of_each([*tasks], said.value, f"analysis.metric ({said.origin})")
     for system, task in tasks.items():
         layers = [*asked.fixed, task]
         if grid is None:
             baseline, told = _baseline(asked, resolve, layers)
             grid, notes = asked.grid(baseline), notes + told
-        made = _Arms(asked, resolve, opener, layers, system, grid, device)
-        metrics[system] = made.metric(_said_metric(asked, system, [*tasks]))
+        made = Arms(asked, resolve, opener, layers, system, grid)
+        metrics[system] = made.metric(named.get(system, ""))
         fresh = made.all()
         arms += fresh
         trials += [trial for arm in fresh if arm.state == "planned" for trial in made.trials(arm)]
-        facts[system] = made.facts()
+        facts[system], trivial[system] = made.facts(), made.trivial()
+        splits_anew = splits_anew or made.splits_anew()
     _refuse_same_tasks(trials)
     assert grid is not None
     return Plan(
@@ -141,7 +102,9 @@ def make_plan(asked: Asked, resolve: Resolve, device: str | None = None, registr
         seeds=asked.seeds,
         blocks=tuple(map(str, asked.blocks[1])) if asked.blocks else ("",),
         block_key=asked.blocks[0] if asked.blocks else "",
+        splits_anew=splits_anew,
         data=facts,
+        trivial=trivial,
         notes=tuple(notes),
     )
 
@@ -166,27 +129,17 @@ def _refuse_same_tasks(trials: Sequence[PlannedTrial]) -> None:
             )
 
 
-def _said_metric(asked: Asked, system: str, systems: Sequence[str]) -> str:
-    """The metric that the user named for a system, of one for all or one for each in the order of systems."""
-    said, origin = asked.study.analysis.metric, asked.resolved.settings["analysis.metric"].origin
-    if len(said) not in (0, 1, len(systems)):
-        raise UserError(f"analysis.metric: {len(said)} metrics for {len(systems)} systems; one for each ({origin})")
-    return "" if not said else said[0] if len(said) == 1 else said[list(systems).index(system)]
-
-
 def _baseline(asked: Asked, resolve: Resolve, layers: list[Layer]) -> tuple[dict[str, str], list[str]]:
     """A level of each axis: what was said, else what the configuration has without the axis, else the first."""
     found, notes = dict(asked.baseline), []
     open_axes = [axis for axis in asked.axes if axis.key not in found]
-    settings: Mapping[str, Any] = {}
-    if open_axes:
-        try:
-            settings = resolve(layers).settings
-        except UserError:
-            settings = {}
+    try:
+        plain_run = resolve(layers) if open_axes else None
+    except UserError:
+        plain_run = None
     for axis in open_axes:
         labels = [level.label for level in axis.levels]
-        own = [str(s.value) for p, s in settings.items() if p == axis.key or p.endswith(f".{axis.key}")]
+        own = [] if plain_run is None else [str(setting.value) for setting in meant(plain_run, axis.key)]
         usual = own[0] if len(own) == 1 and own[0] in labels else None
         found[axis.key] = usual or labels[0]
         why = "the default" if usual else "the first named"
@@ -194,234 +147,9 @@ def _baseline(asked: Asked, resolve: Resolve, layers: list[Layer]) -> tuple[dict
     return found, notes
 
 
-class _Opener:
-    """Data sets, opened once however many cells read them."""
-
-    def __init__(self) -> None:
-        self.cards: dict[str, Card] = {}
-
-    def card(self, resolved: Resolved) -> Card:
-        key = digest({p: _plain(s.value) for p, s in resolved.settings.items() if p == "data" or p.startswith("data.")})
-        if key not in self.cards:
-            self.cards[key] = resolved.root.data.open().describe()
-        return self.cards[key]
-
-
-class _Arms:
-    """The arms of one system."""
-
-    def __init__(self, asked: Asked, resolve: Resolve, opener: _Opener, layers: list[Layer], system: str, grid: Grid,
-                 device: str | None) -> None:  # fmt: skip
-        self.asked, self.resolve, self.opener = asked, resolve, opener
-        self.layers, self.system, self.grid, self.said_device = layers, system, grid, device
-        self.silent: dict[Cell, tuple[str, ...]] = {}
-        """axes that a cell has no place for"""
-        self.base = self._resolved(grid.baseline)
-        self.card = opener.card(self.base)
-        self.pace: float | None = None
-        """seconds of a step of the baseline, once somebody asked"""
-
-    def metric(self, said: str) -> str:
-        """The primary metric, `task/metric`; a bare metric means the task of the system's own."""
-        own = type(self.base.root.system).headline
-        if not said:
-            if not own:
-                raise UserError(f"system {self.system} names no primary metric; say --metric TASK/METRIC")
-            return own
-        self._refuse_unscored(said)
-        return said if "/" in said else f"{own.rpartition('/')[0]}/{said}"
-
-    def _refuse_unscored(self, said: str) -> None:
-        """A metric that the system does not score is a mistake now, not after the first trial."""
-        scored = [s.value for s in self.base.settings.values() if s.row is not None and s.row.kind == "metric"]
-        name = said.rpartition("/")[2].partition("(")[0]
-        if scored and name not in scored:
-            origin = self.asked.resolved.settings["analysis.metric"].origin
-            raise UserError(
-                f"analysis.metric: {self.system} scores no {name!r}.{near(name, scored)} It scores "
-                f"{', '.join(scored)} ({origin})"
-            )
-
-    def facts(self) -> dict[str, Any]:
-        """The data set, as the report tells it."""
-        card = self.card
-        return {
-            "name": card.name, "fingerprint": card.fingerprint, "sizes": dict(card.sizes), "splits": dict(card.splits),
-            "facts": {key: str(value) for key, value in card.facts.items()},
-        }  # fmt: skip
-
-    def all(self) -> list[Arm]:
-        """Arms of all cells; those that cannot be built say why."""
-        done: list[tuple[Cell, Resolved, Cost]] = []
-        out: dict[Cell, Arm] = {cell: self._idle(cell, "excluded", why) for cell, why in self.grid.excluded}
-        for cell in self.grid.cells:
-            try:
-                resolved = self._applied(cell)
-                done.append((cell, resolved, self._cost(resolved)))
-            except UserError as error:
-                if cell == self.grid.baseline:
-                    raise UserError(f"the baseline ({self.grid.name(cell)}) cannot be built: {error}") from None
-                out[cell] = self._idle(cell, "n/a", str(error))
-        self._refuse_hopeless({cell: arm.why for cell, arm in out.items() if arm.state == "n/a"}, [c for c, *_ in done])
-        self._refuse_twins({cell: resolved for cell, resolved, _ in done})
-        arms: dict[Cell, Arm] = {}
-        goal = done[0][2]
-        for cell, resolved, cost in done:
-            arms[cell] = self._arm(cell, resolved, cost, goal)
-        everything = arms | out
-        return [everything[cell] for cell in [*self.grid.cells, *(cell for cell, _ in self.grid.excluded)]]
-
-    def trials(self, arm: Arm, seeds: Sequence[int] | None = None) -> list[PlannedTrial]:
-        """Trials of an arm: each seed in each block."""
-        found = []
-        blocks = self.asked.blocks
-        for value in blocks[1] if blocks else [None]:
-            identity = dict(arm.identity)
-            if value is not None and blocks is not None:
-                identity = self._in_block(arm, blocks[0], value)
-            for seed in self.asked.seeds if seeds is None else seeds:
-                own = identity | {"config": {**identity["config"], "seed": seed}}
-                found.append(
-                    PlannedTrial(
-                        id=digest(own), arm=arm.label, system=self.system, seed=seed,
-                        block="" if value is None else str(value), identity=own,
-                    )
-                )  # fmt: skip
-        return found
-
-    def _in_block(self, arm: Arm, key: str, value: Any) -> dict[str, Any]:
-        cell = next(cell for cell in self.grid.cells if self.grid.name(cell) == arm.label)
-        over = {key: (value, "blocks"), **{k: (v, "matched") for k, v in arm.matched.items()}}
-        resolved = self._resolved(cell, over)
-        return run_identity(resolved, self.opener.card(resolved).fingerprint, self._device(resolved))
-
-    def _applied(self, cell: Cell) -> Resolved:
-        """The configuration of a cell. Where a piece has no place for what an axis varies, and the cell has the
-        baseline's level of that axis, there is nothing to be said of it: linear attention has no mask, and is `full`.
-        """
-        try:
-            return self._resolved(cell)
-        except UserError:
-            for place, axis in enumerate(self.grid.axes):
-                if cell[place] == self.grid.baseline[place] and cell != self.grid.baseline:
-                    try:
-                        resolved = self._resolved(cell, silent=(axis.key,))
-                    except UserError:
-                        continue
-                    if not any(path == axis.key or path.endswith(f".{axis.key}") for path in resolved.settings):
-                        self.silent[cell] = (axis.key,)
-                        return resolved
-            raise
-
-    def _resolved(self, cell: Cell, over: Mapping[str, tuple[Any, str]] | None = None,
-                  silent: tuple[str, ...] | None = None) -> Resolved:  # fmt: skip
-        silent = self.silent.get(cell, ()) if silent is None else silent
-        entries = {
-            key: (value, axis.origin)
-            for axis, level in zip(self.grid.axes, cell, strict=True)
-            for key, value in level.entries.items()
-            if axis.key not in silent
-        }
-        last = [Layer("study", over)] if over else []
-        return self.resolve([*self.layers, Layer("axes", entries), *last, Layer("seed", {"seed": (0, "study")})])
-
-    def _cost(self, resolved: Resolved, flops: bool = True) -> Cost:
-        try:
-            return measure(resolved.root.system, self.opener.card(resolved), flops)
-        except ValueError as error:
-            raise UserError(f"these pieces do not fit together: {error}") from None
-        except (RuntimeError, OverflowError) as error:
-            raise UserError(f"a model of this size cannot be made: {error}") from None
-
-    def _arm(self, cell: Cell, resolved: Resolved, cost: Cost, goal: Cost) -> Arm:
-        budget = self.asked.study.budget
-        fit = Matched(resolved=resolved, cost=cost)
-        if budget.match == "time" and cell != self.grid.baseline:
-            fit = self._same_time(cell, fit)
-        elif budget.match not in ("none", "steps", "time") and cell != self.grid.baseline:
-            key = budget.on or type(resolved.root.system).scaled_by
-            fit = match(
-                budget.match, key, goal, budget.tolerance, self.grid.name(cell), fit,
-                lambda value: self._resolved(cell, {key: (value, f"matched by {budget.match}")}),
-                lambda resolved: self._cost(resolved, flops=budget.match == "flops"),
-            )  # fmt: skip
-            if fit.turned and budget.match != "flops":
-                fit = attrs.evolve(fit, cost=self._cost(fit.resolved))
-        card = self.opener.card(fit.resolved)
-        return Arm(
-            system=self.system,
-            label=self.grid.name(cell),
-            levels={axis.key: level.label for axis, level in zip(self.grid.axes, cell, strict=True)},
-            state="planned",
-            config=toml.dump(fit.resolved),
-            identity=run_identity(fit.resolved, card.fingerprint, self._device(fit.resolved)),
-            start=_start(fit.resolved),
-            cost={"parameters": fit.cost.parameters, "active": fit.cost.active, "flops": fit.cost.flops},
-            matched=dict(fit.turned),
-            notes=fit.resolved.notes,
-        )
-
-    def _same_time(self, cell: Cell, fit: Matched) -> Matched:
-        """Another number of steps, so that an arm trains as long as the baseline, by the time of a step measured here.
-
-        Trials are never cut by the clock, which would tie their results to the load of the machine.
-        """
-        total = self.base.root.train.steps
-        if not total:
-            raise UserError("E-BUDGET: --match time turns train.steps, and the baseline's length is said in epochs")
-        if self.pace is None:
-            self.pace = step_seconds(self.base)[0]
-        steps = max(1, round(total * self.pace / step_seconds(fit.resolved)[0]))
-        over = {"train.steps": (steps, "matched by time")}
-        return attrs.evolve(fit, resolved=self._resolved(cell, over), turned={"train.steps": steps})
-
-    def _idle(self, cell: Cell, state: State, why: str) -> Arm:
-        levels = {axis.key: level.label for axis, level in zip(self.grid.axes, cell, strict=True)}
-        return Arm(system=self.system, label=label(self.grid.axes, cell), levels=levels, state=state, why=why)
-
-    def _device(self, resolved: Resolved) -> str:
-        device: torch.device = resolved.root.strategy.device(self.said_device or resolved.root.device)
-        return device.type
-
-    def _refuse_hopeless(self, absent: Mapping[Cell, str], built: Sequence[Cell]) -> None:
-        """A level that fits nowhere is a mistake, not a cell that does not apply."""
-        for place, axis in enumerate(self.grid.axes):
-            for level in axis.levels:
-                here = [cell for cell in absent if cell[place] == level]
-                if here and not any(cell[place] == level for cell in built):
-                    raise UserError(
-                        f"E-INVALID: {axis.key}={level.label} ({axis.origin}) can be built in none of its "
-                        f"{len(here)} cells: {absent[here[0]]}. Nothing was run"
-                    )
-
-    def _refuse_twins(self, built: Mapping[Cell, Resolved]) -> None:
-        """Two names may stand for one implementation with the same values: `gated_headwise` without its gate."""
-        seen: dict[str, str] = {}
-        for cell, resolved in built.items():
-            name = self.grid.name(cell)
-            key = digest(
-                {
-                    path: _plain(s.value) if s.row is None else s.row.target
-                    for path, s in resolved.settings.items()
-                    if s.identity
-                }
-            )
-            if key in seen:
-                raise UserError(
-                    f"{name} and {seen[key]} are one and the same configuration, so nothing would be compared; drop "
-                    "one, or exclude the cell with a reason"
-                )
-            seen[key] = name
-
-
-def _start(resolved: Resolved) -> dict[str, Any]:
-    """Settings by which gates, residuals and the like begin open, small or as nothing."""
-    return {
-        path: _plain(s.value)
-        for path, s in resolved.settings.items()
-        if s.row is None and s.identity and s.field.name in BEGINNINGS
-    }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def document(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON; the identities of trials are in the table."""
+    doc = attrs.asdict(plan, filter=attrs.filters.exclude("trials", "identity"), recurse=True)
+    doc["settings"] = {key: [*said] for key, said in plan.settings.items()}
+    doc["trials"] = [[trial.id[:16], trial.system, trial.arm, trial.seed, trial.block] for trial in plan.trials]
+    return plain({"schema": SCHEMA, **doc})

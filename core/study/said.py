@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from core.config import Layer
+from core.choices import Layer, flatten
 from core.errors import UserError
 from core.layers import file_layer
 from core.names import Text, near, split
-from core.study.axes import flat, spoken
+from core.study.axes import spoken
 
 SCHEMA = 1
 FLAGS = {
     "name": "title", "system": "system", "seeds": "seeds", "blocks": "blocks", "design": "design.kind",
     "match": "budget.match", "match_on": "budget.on", "tolerance": "budget.tolerance", "metric": "analysis.metric",
     "alpha": "analysis.alpha", "mde": "analysis.mde", "margin": "analysis.margin", "power": "analysis.power",
-    "require_power": "analysis.standard",
+    "require_power": "analysis.require_power",
     "executor": "run.executor", "slots": "run.slots", "threads": "run.threads", "gpus": "run.gpus",
     "attempts": "run.attempts", "timeout": "run.timeout", "stop": "run.stop", "store": "run.store", "keep": "run.keep",
 }  # fmt: skip
@@ -127,9 +127,9 @@ def from_file(file: str) -> Words:
     doc.pop("set", None)
     words.tasks = _tasks(doc.pop("tasks", {}), where)
     words.baseline = {
-        key: (spoken(value), where(f"baseline.{key}")) for key, value in _named(doc.pop("baseline", {})).items()
+        key: (spoken(value), where(f"baseline.{key}")) for key, value in flatten(doc.pop("baseline", {})).items()
     }
-    for key, values in _named(doc.pop("axes", {})).items():
+    for key, values in flatten(doc.pop("axes", {})).items():
         if not isinstance(values, list):
             raise UserError(f'{where(f"axes.{key}")}: the axis {key} is a list of levels, ["dense", "moe4x2"]')
         words.axes[key] = ([_typed(value) for value in values], where(f"axes.{key}"))
@@ -193,7 +193,7 @@ def _exclusions(entries: Any, where: _Where) -> list[Exclusion]:
         why = entry.get("why", "") if isinstance(entry, dict) else None
         if not isinstance(entry, dict) or not isinstance(why, str):
             raise UserError(f'{origin}: an exclusion is a table, {{ attention = "linear", why = "..." }}')
-        levels = {key: spoken(value) for key, value in _named(entry).items() if key != "why"}
+        levels = {key: spoken(value) for key, value in flatten(entry).items() if key != "why"}
         found.append((levels, why, origin))
     return found
 
@@ -202,7 +202,7 @@ def _cells(entries: Any, where: _Where) -> list[dict[str, str]]:
     entries = entries if isinstance(entries, list) else [entries]
     if not all(isinstance(cell, dict) for cell in entries):
         raise UserError(f'{where("design.cells")}: a cell is a table, {{ attention = "linear" }}')
-    return [{key: spoken(value) for key, value in _named(cell).items()} for cell in entries]
+    return [{key: spoken(value) for key, value in flatten(cell).items()} for cell in entries]
 
 
 def _settings(doc: dict[str, Any], where: _Where) -> dict[str, Said]:
@@ -213,17 +213,12 @@ def _settings(doc: dict[str, Any], where: _Where) -> dict[str, Said]:
     elif isinstance(seeds, list):
         doc["seeds"] = ",".join(map(str, seeds))
     found = {}
-    for key, value in flat(doc).items():
+    for key, value in flatten(doc).items():
         if key in LISTS and isinstance(value, str):
             value = [value]
         origin = where(key)
         found["title" if key == "name" else key] = (share(key, value, origin), origin)
     return found
-
-
-def _named(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables as dotted keys; `name` inside a table names the table itself."""
-    return {key.removesuffix(".name"): value for key, value in flat(table).items()}
 
 
 def _typed(value: Any) -> Any:
@@ -247,3 +242,14 @@ def _pairs(text: Any, origin: str) -> dict[str, str]:
         if found.setdefault(key, level) != level:
             raise UserError(f"{origin}: {key} is there twice, as {found[key]} and as {level}; keep one")
     return found
+
+
+def metric_of_each(names: Sequence[str], said: Sequence[str], where: str) -> dict[str, str]:
+    """The metric of each system: one for all, or one for each in their order; empty where none was said.
+
+    Raises:
+        UserError: another number.
+    """
+    if len(said) not in (0, 1, len(names)):
+        raise UserError(f"{where}: {len(said)} metrics for {len(names)} systems; one for each")
+    return {name: said[i if len(said) > 1 else 0] for i, name in enumerate(names)} if said else {}

@@ -41,16 +41,18 @@ class Analysis:
     mde: float = knob(0.05, "relative change that the study ought to find, for power", ge=1e-6, le=10.0)
     margin: float = knob(0.02, "relative change too small to matter: within it arms are equivalent", ge=0.0, lt=1.0)
     power: float = knob(0.8, "chance to find a change of `mde`", ge=0.5, lt=1.0)
-    standard: bool = knob(False, "refuse a study whose planned seeds cannot find 2 standard deviations")
+    require_power: bool = knob(False, "refuse a study whose planned seeds cannot find 2 standard deviations")
 
 
 @params
 class RunSettings:
     """How trials are run. None of it is part of what a trial is."""
 
-    executor: str = knob("local", "where trials run: a name, or a call such as submitit(partition=gpu)")
-    slots: int = knob(0, "trials at a time; 0: as many as cores, or GPUs, allow", ge=0)
-    threads: int = knob(0, "threads of a trial; 0: cores divided by slots", ge=0)
+    executor: str = knob(
+        "local(slots=auto)", "where trials run: a name, or a call such as submitit(partition=gpu); as many as it takes"
+    )
+    slots: int = knob(0, "trials at a time; 0: as the executor says, by itself as many as cores or GPUs allow", ge=0)
+    threads: int = knob(0, "threads of a trial; 0: as the executor says, by itself cores divided by slots", ge=0)
     gpus: tuple[int, ...] = knob((), "GPUs that trials are divided over")
     attempts: int = knob(2, "times that a trial is begun before it counts as exhausted", ge=1)
     timeout: str = knob("", "longest time of an attempt: 90s, 30m, 2h; empty: none")

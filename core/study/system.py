@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from core.score import is_model
 from core.study.findings import ArmFound, CostOf, CurvePoint, Outcome, Secondary, SystemFound
 from core.study.folder import Stored, command_of
 from core.study.gather import Seen, primary
@@ -34,8 +35,7 @@ class SystemOf:
         self.stored, self.name, self.seen = stored, name, seen
         self.arms = [arm for arm in stored.arms if arm["system"] == name and arm["state"] == "planned"]
         self.by_arm = {arm["label"]: [one for one in seen if one.of.arm == arm["label"]] for arm in self.arms}
-        said = stored.metrics[name]
-        self.metric = primary(seen, name, said, exactly=said in stored.value("analysis.metric") and "/" in said)
+        self.metric = primary(stored, name, [*dict.fromkeys(key for one in seen for key in one.scores())])
         first = next((one.scores()[self.metric] for one in seen if self.metric in one.scores()), None)
         self.label = first["label"] if first else self.metric
         self.larger = bool(first["higher"]) if first else True
@@ -93,16 +93,11 @@ class SystemOf:
         larger = self.larger if larger is None else larger
         a, b = self.scores(base, key), self.scores(label, key)
         splits = self.stored.first["data"].get(self.name, {}).get("splits", {})
-        if self._resplit() and splits.get("train") and splits.get("test"):
+        if self.stored.first["splits_anew"] and splits.get("train") and splits.get("test"):
             return nadeau_bengio(
                 a, b, n_test=splits["test"], n_train=splits["train"], larger_is_better=larger, alpha=self.alpha
             )
         return paired(a, b, larger_is_better=larger, alpha=self.alpha)
-
-    def _resplit(self) -> bool:
-        """Whether blocks are new splits of one data set, whose test items overlap with other blocks' training items."""
-        key = self.stored.first["block_key"]
-        return ".cut." in f".{key}." or ".split" in f".{key}"
 
     def _arm(
         self, arm: Mapping[str, Any], baseline: bool, contrast: Contrast | None, verdict: Verdict | None,
@@ -172,7 +167,7 @@ class SystemOf:
         found: dict[str, list[float]] = {}
         for one in self.seen:
             for score in one.metrics.get("scores", []):
-                other = not score["arm"].startswith("model") and score["value"] is not None
+                other = not is_model(score["arm"]) and score["value"] is not None
                 if other and f"{score['task']}/{score['metric']}" == self.metric:
                     found.setdefault(score["arm"], []).append(score["value"])
         return {arm: statistics.fmean(values) for arm, values in found.items()}

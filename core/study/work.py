@@ -8,15 +8,22 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.config import Layer, Resolved
 from core.errors import UserError
-from core.identity import digest
+from core.identity import difference, digest
 from core.layers import file_layer
+from core.names import Text
+from core.score import MODEL
 from core.study.child import work_on
 from core.study.folder import Stored, TrialOf, arm_file, command_of, read
+from core.study.gather import primary
 from core.study.table import Table
+
+if TYPE_CHECKING:  # a runner that starts trials needs no torch
+    from core.train.cost import Cost
+    from core.train.session import Opened
 
 VALID = "valid/loss"
 INTERIM = "interim"
@@ -62,15 +69,9 @@ def layers_of(stored: Stored, trial: TrialOf) -> list[Layer]:
     arm = stored.arm(trial.system, trial.arm)
     over: dict[str, tuple[Any, str]] = {"seed": (trial.seed, "study")}
     if trial.block:
-        over[stored.first["block_key"]] = (_typed(trial.block), "study")
+        over[stored.first["block_key"]] = (Text(trial.block), "study")
         over |= {key: (value, "matched") for key, value in arm["matched"].items()}
     return [file_layer(str(stored.root / "arms" / arm_file(trial.system, trial.arm))), Layer("study", over)]
-
-
-def _typed(text: str) -> Any:
-    from core.names import Text
-
-    return Text(text)
 
 
 def _run(
@@ -86,7 +87,7 @@ def _run(
     counted = stored.arm(trial.system, trial.arm)["cost"]
     cost = Cost(parameters=counted["parameters"], active=counted["active"], flops=counted["flops"], by_part={})
     if until:
-        return _interim(opened, place, argv, until, stored.metrics[trial.system], cost)
+        return _interim(opened, place, argv, until, cost, lambda known: primary(stored, trial.system, known))
     path, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, cost=cost)
     if status != "done":
         raise KeyboardInterrupt
@@ -96,30 +97,30 @@ def _run(
     return outcome
 
 
-def _interim(opened: Any, place: Path, argv: list[str], until: int, metric: str, cost: Any) -> dict[str, Any]:
+def _interim(
+    opened: Opened, place: Path, argv: list[str], until: int, cost: Cost, metric: Callable[[list[str]], str]
+) -> dict[str, Any]:
     """Train to the rung and score the validation split there; the checkpoint stays for the rest of the trial."""
-    from core.kinds.system import MODEL
+    from core.train.rundir import RunDir
     from core.train.session import execute
     from core.train.streams import Streams
 
-    execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, until=until, cost=cost)
-    from core.train.rundir import RunDir
-
+    _, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, until=until, cost=cost)
     trainer = opened.trainer()
     run = RunDir.open(place, opened.identity, {})
     try:
         trainer.take_up(run)
     finally:
         run.close()
-    if trainer.place.step < until and trainer.place.step < trainer.total:
+    if status != "done" and trainer.place.step < until:  # a training that ended earlier is judged where it ended
         raise KeyboardInterrupt
     with trainer.evaluating():
         evaluation = trainer.system.evaluate(trainer.model, opened.source, "valid", Streams(opened.run.seed))
-    task, _, name = metric.rpartition("/")
-    found = [s for s in evaluation.scores if (s.task, s.metric, s.arm) == (task, name, MODEL)]
-    if not found or not math.isfinite(found[0].value):
-        raise UserError(f"the validation split gives no {metric} at step {until}, so no arm can be stopped by it")
-    return {"metrics": {"value": found[0].value, "higher": found[0].higher, "step": until}, "measured": {}}
+    own = {f"{score.task}/{score.metric}": score for score in evaluation.scores if score.arm == MODEL}
+    key = metric([*own])
+    if key not in own or not math.isfinite(own[key].value):
+        raise UserError(f"the validation split gives no {key} at step {until}, so no arm can be stopped by it")
+    return {"metrics": {"value": own[key].value, "higher": own[key].higher, "step": until}, "measured": {}}
 
 
 def _metrics(run: Path) -> dict[str, Any]:
@@ -160,23 +161,13 @@ def _measured(run: Path) -> dict[str, Any]:
 
 def _changed(identity: Mapping[str, Any], stored: Stored, full: str) -> str:
     """Why a configuration is no longer the one that was planned."""
-    there = Table(stored.root).config(full[:16])[1]
-    for key in ("data", "numerics", "device", "streams"):
-        if there.get(key) != identity[key]:
-            what = {"data": "E-FINGERPRINT: the data have", "device": "E-DEVICE: the device has"}.get(
-                key, f"E-CODE: {key} has"
-            )
-            return (
-                f"{what} changed since the plan ({str(there.get(key))[:12]} -> {str(identity[key])[:12]}); finished "
-                "trials are of the old. Restore it, or plan a new study with -o"
-            )
-    for part in ("parts", "config"):
-        keys = {k for k in {*there[part], *identity[part]} if there[part].get(k) != identity[part].get(k)}
-        if keys:
-            key = min(keys)
-            return (
-                f"E-CODE: {key} was {there[part].get(key, 'absent')} when the study was planned and is "
-                f"{identity[part].get(key, 'absent')} now: another version of a piece is installed. Install the old "
-                "one, or plan a new study with -o"
-            )
-    return "E-CODE: this trial is no longer what was planned; plan a new study with -o"
+    planned = Table(stored.root).config(full[:16])[1]
+    names = {"data": "E-FINGERPRINT: the data are others than", "device": "E-DEVICE: the device is another than"}
+    what = next(
+        (text for key, text in names.items() if planned.get(key) != identity[key]),
+        "E-CODE: another version of a piece is installed than",
+    )
+    return (
+        f"{what} when the study was planned: {difference(planned, identity)} (there the plan, here now). "
+        "Finished trials are of the old; restore it, or plan a new study with -o"
+    )

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
-from core.config import flatten, resolve_part
+from core.choices import flatten
+from core.config import resolve_part
 from core.errors import UserError
 from core.kinds.plugin import Plugin
 from core.params import Field, fields, in_force, is_union

@@ -12,7 +12,7 @@ import math
 import torch
 
 from core.kinds import Batch
-from core.kinds.system import MODEL
+from core.score import MODEL
 from core.train.cost import measure
 from core.train.loop import Trainer
 from core.train.streams import Streams

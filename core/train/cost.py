@@ -57,6 +57,20 @@ def measure(system: System, card: Card, flops: bool = True) -> Cost:
     )
 
 
+def counted(system: System, card: Card, flops: bool = True) -> Cost:
+    """As `measure`, with what cannot be built told to the user.
+
+    Raises:
+        UserError: the pieces do not fit together, or nothing can hold a model of this size.
+    """
+    try:
+        return measure(system, card, flops)
+    except ValueError as error:
+        raise UserError(f"these pieces do not fit together: {error}") from None
+    except (RuntimeError, OverflowError) as error:
+        raise UserError(f"a model of this size cannot be made: {error}") from None
+
+
 def refuse_too_large(cost: Cost, device: torch.device) -> None:
     """Refuse a model whose parameters alone exceed the device's memory, before any of it is asked for.
 

@@ -12,7 +12,7 @@ import attrs
 
 from core.errors import UserError
 from core.files import write_atomic, write_json
-from core.identity import digest, plain
+from core.identity import difference, digest
 
 SCHEMA = 1
 UNFINISHED = "running", "stopped", "failed"
@@ -103,7 +103,7 @@ def _record(path: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) 
     old = read_record(path)
     if old["digest"] != digest(identity):
         raise UserError(
-            f"{path} holds another run: {_difference(old['identity'], identity)}. Choose another -o, or --force"
+            f"{path} holds another run: {difference(old['identity'], identity)}. Choose another -o, or --force"
         )
     return old
 
@@ -132,18 +132,6 @@ def _locked(path: Path) -> IO[str]:
         lock.close()
         raise UserError(f"{path} is in use by another process; wait for it, or choose another -o") from None
     return lock
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    flat_there, flat_here = (
-        {**{k: v for k, v in i.items() if k not in ("config", "parts")}, **i.get("parts", {}), **i.get("config", {})}
-        for i in (there, plain(here))
-    )
-    keys = [k for k in {**flat_there, **flat_here} if flat_there.get(k) != flat_here.get(k)]
-    told = "; ".join(
-        f"{k} is {flat_there.get(k, 'absent')} there and {flat_here.get(k, 'absent')} here" for k in keys[:3]
-    )
-    return told + (f", and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _set_aside(path: Path) -> None:

@@ -18,13 +18,13 @@ import torch
 
 from core import toml
 from core.config import Resolved
-from core.errors import RunFailed, UserError
+from core.errors import RunFailed
 from core.hooks import Hooks
 from core.identity import digest, run_identity
 from core.kinds import Card, Evaluation, Source
 from core.registry import installed
 from core.report.store import save_evaluation
-from core.train.cost import Cost, measure, refuse_too_large
+from core.train.cost import Cost, counted, refuse_too_large
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
 from core.train.progress import Progress
@@ -91,12 +91,7 @@ def cost_of(opened: Opened) -> Cost:
     Raises:
         UserError: the pieces do not fit together.
     """
-    try:
-        return measure(opened.run.system, opened.card)
-    except ValueError as error:
-        raise UserError(f"these pieces do not fit together: {error}") from None
-    except (RuntimeError, OverflowError) as error:
-        raise UserError(f"a model of this size cannot be made: {error}") from None
+    return counted(opened.run.system, opened.card)
 
 
 def execute(

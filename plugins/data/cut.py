@@ -28,13 +28,23 @@ class Cut:
         "auto",
         "section: test sections are held out whole; cell: a random share of each section; auto: section where there "
         "are two or more, else cell",
+        decides="split",
     )
     test: float = knob(
-        0.2, "share of the sections (at least one) or cells held out as test", gt=0, lt=1, acts='section=""'
+        0.2,
+        "share of the sections (at least one) or cells held out as test",
+        gt=0,
+        lt=1,
+        acts='section=""',
+        decides="split",
     )
-    valid: float = knob(0.1, "share of the sections or cells held out as valid", gt=0, lt=1)
-    section: str = knob("", "name of the one section held out as test; empty: the last ones by name", acts="by!=cell")
-    seed: int = knob(0, "seed of random shares; apart from a run's seed, so that all seeds share one test set", ge=0)
+    valid: float = knob(0.1, "share of the sections or cells held out as valid", gt=0, lt=1, decides="split")
+    section: str = knob(
+        "", "name of the one section held out as test; empty: the last ones by name", acts="by!=cell", decides="split"
+    )
+    seed: int = knob(
+        0, "seed of random shares; apart from a run's seed, so that all seeds share one test set", ge=0, decides="split"
+    )
 
 
 @final

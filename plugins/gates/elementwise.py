@@ -17,7 +17,7 @@ class Elementwise(Gate):
     parameters, as many as a projection; `headwise` is the cheap form.
     """
 
-    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts near half open, 4 nearly open")
+    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts near half open, 4 nearly open", decides="start")
     weights: Start = knob("linear", "first weights: those of a linear layer, or zero, so that the bias alone decides")
     spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
     spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0, acts="spectral!=none")

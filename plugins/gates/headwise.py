@@ -17,7 +17,7 @@ class Headwise(Gate):
     projection), headwise. It costs H * (D + 1) parameters. The gate reads the token, not its query vector.
     """
 
-    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts near half open, 4 nearly open")
+    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts near half open, 4 nearly open", decides="start")
     weights: Start = knob("linear", "first weights: those of a linear layer, or zero, so that the bias alone decides")
     spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
     spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0, acts="spectral!=none")

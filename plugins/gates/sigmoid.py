@@ -28,7 +28,7 @@ class Sigmoid(Gate):
     """
 
     per: Per = knob("token", "what has a score of its own: token, head, or channel of a head")
-    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts near half open, 4 nearly open")
+    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts near half open, 4 nearly open", decides="start")
     weights: Start = knob("linear", "first weights: those of a linear layer, or zero, so that the bias alone decides")
     spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
     spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0, acts="spectral!=none")

@@ -37,7 +37,7 @@ class Tempered(Gate):
     temperature: float = knob(2.0, "first value of the temperature; more than `coolest`", gt=0.0)
     coolest: float = knob(0.5, "what the learned temperature stays above", gt=0.0)
     norm: bool = knob(True, "normalise the token before the map (layer norm without scale and shift)")
-    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts half open")
+    bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts half open", decides="start")
     spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
     spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0, acts="spectral!=none")
     spectral_weight: float = knob(0.01, "weight of the penalty's square", ge=0.0, acts="spectral=penalty")

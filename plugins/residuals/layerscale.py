@@ -16,7 +16,9 @@ class LayerScale(Residual):
     Touvron et al. 2021, arXiv:2103.17239, eq. 4. `rezero` has one scale for all channels, which starts at 0.
     """
 
-    initial: float = knob(0.01, "first value of every scale", source="Touvron et al. 2021, section 2.2")
+    initial: float = knob(
+        0.01, "first value of every scale", source="Touvron et al. 2021, section 2.2", decides="start"
+    )
 
     def build(self, width: int) -> ChannelScale:
         return ChannelScale(width, self.initial)

@@ -17,7 +17,7 @@ class ReZero(Residual):
     weights begin to move one step after a. `layerscale` has a scale a channel, which starts small.
     """
 
-    initial: float = knob(0.0, "first value of the scale")
+    initial: float = knob(0.0, "first value of the scale", decides="start")
 
     def build(self, width: int) -> Scale:
         return Scale(self.initial)

@@ -14,7 +14,7 @@ Train every combination of some pieces over several seeds, paired, and say which
 a killed or stopped study left; any number of runners may share its directory.
 
   core ablate --attention linear,gated_headwise --ffn dense,moe4x2 --seeds 6
-  core ablate studies/gates.toml
+  core ablate studies/gated.toml
   core ablate work DIR                 one more runner, here or on another machine
 
 what is varied

@@ -9,13 +9,14 @@ from typing import Any
 
 import attrs
 
-from core.cli.ablate.words import directory
+from core.cli.ablate.words import directory, trial_called
 from core.errors import UserError
 from core.files import write_atomic
-from core.identity import digest
+from core.identity import digest, plain
 from core.layers import cli_layer
-from core.study.ask import FLAGS, ask, seeds_of
-from core.study.folder import Stored, append, document, keep, mend, read
+from core.study.ask import ask, seeds_of
+from core.study.folder import Stored, append, keep, mend, read
+from core.study.said import FLAGS, metric_of_each
 from core.study.scan import Scanner
 from core.study.steps import retry as grant
 from core.study.table import Table
@@ -29,16 +30,9 @@ def retry(words: list[str]) -> int:
     root, ids, said = directory(words, "retry", switches={"--failed": "failed", "--crashed": "crashed"}, further=True)
     stored = read(root)
     table = Table(root, attempts=stored.value("run.attempts"))
-    known = {trial.id for trial in stored.trials}
     chosen = []
     for word in ids:
-        hits = [name for name in known if name.startswith(word)]
-        if len(hits) != 1:
-            raise UserError(
-                f"E-TRIAL: {len(hits)} trials of {root} begin with {word!r}; "
-                f"`core ablate status {root} --json` lists them"
-            )
-        chosen += hits
+        chosen.append(trial_called(stored, word).id)
     if not ids:
         ends = said.switches & {"failed", "crashed"}
         chosen = [
@@ -59,7 +53,7 @@ def extend(words: list[str]) -> int:
     root = Path(words[0])
     stored = read(root)
     from core.cli.choose import resolve_layers
-    from core.study.plan import make_plan
+    from core.study.plan import document, make_plan
     from core.study.spell import spell
 
     asked = ask(str(root / "study.toml"), cli_layer(words[1:]).entries)
@@ -120,7 +114,7 @@ def confirm(words: list[str]) -> int:
     from core.cli.ablate.run import go, run_settings
     from core.cli.choose import resolve_layers
     from core.study.mismatch import seeds_text
-    from core.study.plan import make_plan
+    from core.study.plan import document, make_plan
     from core.study.spell import spell
 
     fresh = _fresh_seeds(stored, said.options.get("seeds", "6"))
@@ -196,17 +190,13 @@ def change_analysis(root: Path, said: Mapping[str, str]) -> None:
 
     values = run_settings({flags[key]: value for key, value in said.items()})
     changed = {
-        key: [list(value) if isinstance(value, tuple) else value, f"CLI {' '.join(words)}"]
-        for key, value in values.items()
-        if stored.settings[key][0] != (list(value) if isinstance(value, tuple) else value)
+        key: [value, f"CLI {' '.join(words)}"]
+        for key, value in plain(values).items()
+        if stored.settings[key][0] != value
     }
     metrics = {}
     if f"{ANALYSIS}metric" in changed:
-        named = changed[f"{ANALYSIS}metric"][0]
-        systems = stored.systems
-        if len(named) not in (1, len(systems)):
-            raise UserError(f"--metric: {len(named)} metrics for {len(systems)} systems; one for each")
-        metrics = {system: named[i if len(named) > 1 else 0] for i, system in enumerate(systems)}
+        metrics = metric_of_each(stored.systems, changed[f"{ANALYSIS}metric"][0], "--metric")
     if changed:
         _record(root, stored, changed, metrics)
 

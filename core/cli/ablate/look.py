@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.cli.ablate.words import directory
+from core.cli.ablate.words import directory, trial_called
 from core.errors import UserError
 from core.study.conclude import conclude
 from core.study.folder import Stored, arm_file, command_of, read, whole
@@ -85,12 +85,8 @@ def show(words: list[str]) -> int:
     if len(more) != 1:
         raise UserError("which trial? usage: core ablate show DIR ID")
     stored, table, seen = _opened(root)
-    hits = [trial for trial in stored.trials if trial.id.startswith(more[0])]
-    if len(hits) != 1:
-        raise UserError(
-            f"E-TRIAL: {len(hits)} trials of {root} begin with {more[0]!r}; `core ablate status {root} --json` tells"
-        )
-    trial, state = hits[0], seen[hits[0].id]
+    trial = trial_called(stored, more[0])
+    state = seen[trial.id]
     print(f"trial    {trial.id}  {state.state}, attempt {state.attempt} of {state.limit}")
     print(f"arm      {trial.arm}  (system {trial.system})")
     print(f"seed     {trial.seed}" + (f", {stored.first['block_key']} = {trial.block}" if trial.block else ""))

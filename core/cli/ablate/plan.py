@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from core.cli.ablate.words import asked_of
 from core.errors import UserError
@@ -88,11 +89,11 @@ def show(plan: Plan) -> None:
         print(f"core: {note}", file=sys.stderr)
 
 
-def power_lines(n: int, family: int, settings: object) -> list[str]:
+def power_lines(n: int, family: int, settings: Mapping[str, tuple[Any, str]]) -> list[str]:
     """What a paired t test over n seeds finds, corrected for the family; in standard deviations of the difference."""
     from core.study.stats.power import detectable
 
-    alpha, power, mde = (settings[f"analysis.{key}"][0] for key in ("alpha", "power", "mde"))  # type: ignore[index]
+    alpha, power, mde = (settings[f"analysis.{key}"][0] for key in ("alpha", "power", "mde"))
     if n < 3:
         return [f"power       {n} seed{'s' * (n != 1)}: nothing can be tested below 3, only dots will be shown"]
     size = detectable(n, 1.0, alpha / max(1, family), power)
@@ -104,7 +105,7 @@ def power_lines(n: int, family: int, settings: object) -> list[str]:
     ]
 
 
-def require_power(n: int, family: int, settings: object) -> None:
+def require_power(n: int, family: int, settings: Mapping[str, tuple[Any, str]]) -> None:
     """Refuse a study that could find nothing but the coarsest difference.
 
     Raises:
@@ -112,7 +113,7 @@ def require_power(n: int, family: int, settings: object) -> None:
     """
     from core.study.stats.power import detectable
 
-    alpha, power = (settings[f"analysis.{key}"][0] for key in ("alpha", "power"))  # type: ignore[index]
+    alpha, power = (settings[f"analysis.{key}"][0] for key in ("alpha", "power"))
     size = math.inf if n < 3 else detectable(n, 1.0, alpha / max(1, family), power)
     if size > 2.0:
         raise UserError(

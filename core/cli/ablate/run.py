@@ -31,14 +31,14 @@ def run(words: list[str]) -> int:
         return go(Path(out), over, quiet="quiet" in said.switches)
     from core.cli.ablate import plan as planning
     from core.cli.choose import resolve_layers
-    from core.study.folder import design_hash, document, keep, read
-    from core.study.plan import make_plan
+    from core.study.folder import design_hash, keep, read
+    from core.study.plan import document, make_plan
 
     plan = make_plan(asked, resolve_layers)
     if "dry" in said.switches:
         planning.show(plan)
         return 0
-    if asked.study.analysis.standard:
+    if asked.study.analysis.require_power:
         arms = [arm for arm in plan.arms if arm.state == "planned"]
         planning.require_power(len(plan.seeds) * len(plan.blocks), len(arms) - len(plan.metrics), plan.settings)
     doc = document(plan) | {"asked": word}
@@ -67,9 +67,7 @@ def _planned(root: Path, word: str) -> bool:
 def work(words: list[str]) -> int:
     """One more runner on a study."""
     flags = {f"--{flag.replace('_', '-')}": flag for flag, key in FLAGS.items() if key.startswith("run.")}
-    root, more, said = directory(words, "work", options=flags)
-    if more:
-        raise UserError(f"`core ablate work` takes one directory, not {more[0]!r} too")
+    root, _, said = directory(words, "work", options=flags)
     return go(root, run_settings(said.options), quiet="quiet" in said.switches)
 
 

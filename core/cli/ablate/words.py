@@ -9,6 +9,7 @@ from core.cli.choose import Words, take_apart
 from core.errors import UserError
 from core.layers import cli_layer, is_flag
 from core.study.ask import Asked, ask
+from core.study.folder import Stored, TrialOf
 
 SWITCHES = {"-h": "help", "--help": "help", "-q": "quiet", "--quiet": "quiet", "--dry-run": "dry", "--quick": "quick"}
 OPTIONS = {"-o": "out", "--out": "out"}
@@ -50,3 +51,18 @@ def directory(words: list[str], verb: str, options: Mapping[str, str] | None = N
     if len(places) > 1 and not further:
         raise UserError(f"`core ablate {verb}` takes one directory, not {places[1]!r} too")
     return Path(places[0]), places[1:], said
+
+
+def trial_called(stored: Stored, word: str) -> TrialOf:
+    """The trial whose id begins with a word.
+
+    Raises:
+        UserError: E-TRIAL: none does, or several do.
+    """
+    hits = {trial.id: trial for trial in stored.trials if trial.id.startswith(word)}
+    if len(hits) != 1:
+        raise UserError(
+            f"E-TRIAL: {len(hits)} trials of {stored.root} begin with {word!r}; "
+            f"`core ablate status {stored.root} --json` lists them"
+        )
+    return next(iter(hits.values()))

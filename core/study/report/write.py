@@ -21,7 +21,8 @@ FILES: dict[str, tuple[str, Callable[[Findings], str | bytes]]] = {
     "json": ("report.json", as_json),
     "h5ad": ("trials.h5ad", as_h5ad),
 }
-FORMATS = tuple(FILES)
+FORMATS = "html", "md", "tex", "csv", "json"
+"""what is written unless other formats are asked for; AnnData takes seconds to import"""
 
 
 def write(findings: Findings, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:

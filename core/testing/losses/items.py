@@ -95,3 +95,20 @@ class ItemLossLaws(LossFamilyLaws):
             case.moved(lambda x: x[:, None]).terms(plugin)
         with pytest.raises(ValueError, match=r"\("):
             case.moved(lambda x: torch.cat([x, x])).terms(plugin)
+
+
+class TwinLossLaws(ItemLossLaws):
+    """Further laws of the families that compare two readings of the same items, neither of them the reference."""
+
+    def rest(self, seed: int, count: int) -> tuple[Tensor, ...]:
+        return ()
+
+    @law
+    @given(data=st.data(), count=st.integers(2, 7), seed=seeds)
+    def test_symmetry(self, loss: Drawable[Loss], data: st.DataObject, count: int, seed: int) -> None:
+        """Neither reading is the reference: exchanging them changes nothing."""
+        plugin: Called = drawn(data, loss)
+        first, second = self.arrays(seed, count)
+        real_N = torch.ones(count, dtype=torch.bool)
+        plain, turned = plugin(first, second, real_N), plugin(second, first, real_N)
+        close([turned[name] for name in plain], [*plain.values()])

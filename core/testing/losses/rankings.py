@@ -10,27 +10,14 @@ from torch import Tensor
 from core.kinds.loss import RankingLoss
 from core.testing.draws import Drawable, close, drawn, randn, seeds
 from core.testing.losses.family import law
-from core.testing.losses.items import ItemLossLaws
+from core.testing.losses.items import TwinLossLaws
 
 
-class RankingLossLaws(ItemLossLaws):
+class RankingLossLaws(TwinLossLaws):
     """Laws of `core.kinds.loss.RankingLoss`; parametrise a subclass over `loss`."""
 
     def arrays(self, seed: int, count: int) -> tuple[Tensor, ...]:
         return randn(seed, count), randn(seed + 1, count)
-
-    def rest(self, seed: int, count: int) -> tuple[Tensor, ...]:
-        return ()
-
-    @law
-    @given(data=st.data(), count=st.integers(2, 7), seed=seeds)
-    def test_symmetry(self, loss: Drawable[RankingLoss], data: st.DataObject, count: int, seed: int) -> None:
-        """Neither scoring is the reference: exchanging them changes nothing."""
-        plugin = drawn(data, loss)
-        first, second = self.arrays(seed, count)
-        real_N = torch.ones(count, dtype=torch.bool)
-        plain, turned = plugin(first, second, real_N), plugin(second, first, real_N)
-        close([turned[name] for name in plain], [*plain.values()])
 
     @law
     @given(data=st.data(), count=st.integers(2, 7), seed=seeds, shift=st.floats(-20, 20))

@@ -10,31 +10,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.kinds.loss import ViewLoss
-from core.testing.draws import Drawable, close, drawn, randn, seeds
+from core.testing.draws import Drawable, drawn, randn
 from core.testing.losses.family import law
-from core.testing.losses.items import ItemLossLaws
+from core.testing.losses.items import TwinLossLaws
 
 
-class ViewLossLaws(ItemLossLaws):
+class ViewLossLaws(TwinLossLaws):
     """Laws of `core.kinds.loss.ViewLoss`; parametrise a subclass over `loss`."""
 
     width: ClassVar[int] = 6
 
     def arrays(self, seed: int, count: int) -> tuple[Tensor, ...]:
         return randn(seed, count, self.width), randn(seed + 1, count, self.width)
-
-    def rest(self, seed: int, count: int) -> tuple[Tensor, ...]:
-        return ()
-
-    @law
-    @given(data=st.data(), count=st.integers(2, 7), seed=seeds)
-    def test_symmetry(self, loss: Drawable[ViewLoss], data: st.DataObject, count: int, seed: int) -> None:
-        """Neither view is the reference: exchanging them changes nothing."""
-        plugin = drawn(data, loss)
-        first, second = self.arrays(seed, count)
-        real_N = torch.ones(count, dtype=torch.bool)
-        plain, turned = plugin(first, second, real_N), plugin(second, first, real_N)
-        close([turned[name] for name in plain], [*plain.values()])
 
     @law
     @given(data=st.data(), count=st.integers(2, 6))

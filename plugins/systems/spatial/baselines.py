@@ -17,6 +17,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+NOWHERE = "mean position", "random placement"
+ANYTHING = "mean expression", "random cell"
+TRIVIAL = (*NOWHERE, *ANYTHING)
+"""baselines that use nothing of the cell that they are asked about"""
 NEIGHBOURS = 15
 COMPONENTS = 50
 """principal components in which cells are compared; with no more genes than that it is the expression space itself"""
@@ -57,7 +61,7 @@ def place(
     test = test_expression[:, genes]
     near, far = spectrum.scores(train_expression[:, genes]), spectrum.scores(test)
     return {
-        **_constant("mean position", "random placement", train_position, len(test), rng),
+        **_constant(*NOWHERE, train_position, len(test), rng),
         **_neighbours(near, train_position, far),
         "ridge": _ridge(spectrum, train_expression[:, genes], train_position, test),
     }
@@ -92,7 +96,7 @@ def impute(
         for position in (train_position, test_position)
     )
     return {
-        **_constant("mean expression", "random cell", train_expression, len(test_position), rng),
+        **_constant(*ANYTHING, train_expression, len(test_position), rng),
         **_neighbours(train_position, train_expression, test_position),
         "ridge": _ridge(Spectrum.of(near), near, train_expression, far),
     }

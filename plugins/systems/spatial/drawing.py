@@ -8,13 +8,14 @@ import attrs
 import numpy as np
 
 from core.kinds.system import Score
+from core.score import CEILING, MODEL, is_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 9.0
 """inches; 864 px in a page"""
-MODEL, PLAIN, CEILING = "#D55E00", "#5B6670", "#0072B2"
+OWN, PLAIN, BEST = "#D55E00", "#5B6670", "#0072B2"
 
 
 @final
@@ -99,7 +100,7 @@ def draw_scores(scores: list[Score]) -> Figure:
     """One panel a metric, one line an arm, for the scores of one task."""
     metrics = list(dict.fromkeys(s.metric for s in scores))
     arms = list(dict.fromkeys(s.arm for s in scores))
-    arms.sort(key=lambda arm: 0 if arm == "ceiling" else 1 if is_model(arm) else 2)
+    arms.sort(key=lambda arm: 0 if arm == CEILING else 1 if is_model(arm) else 2)
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = _figure(rows * (0.26 * len(arms) + 1.05))
@@ -110,11 +111,11 @@ def draw_scores(scores: list[Score]) -> Figure:
         here = {s.arm: s for s in scores if s.metric == metric}
         for arm, score in here.items():
             y = arms.index(arm)
-            colour, marker = (CEILING, "D") if arm == "ceiling" else (MODEL if is_model(arm) else PLAIN, "o")
+            colour, marker = (BEST, "D") if arm == CEILING else (OWN if is_model(arm) else PLAIN, "o")
             if len(score.units) > 1:
                 ax.plot(list(score.units.values()), [y] * len(score.units), "o", ms=3, color=colour, alpha=0.35, mew=0)
-            ax.plot([score.value], [y], marker, ms=8 if arm == "model" else 6.5, color=colour, zorder=3)
-            weight = "bold" if arm == "model" else "normal"
+            ax.plot([score.value], [y], marker, ms=8 if arm == MODEL else 6.5, color=colour, zorder=3)
+            weight = "bold" if arm == MODEL else "normal"
             ax.annotate(
                 _number(score.value),
                 (1.02, y),
@@ -123,7 +124,7 @@ def draw_scores(scores: list[Score]) -> Figure:
                 fontsize=9,
                 weight=weight,
             )
-            if arm == "ceiling":
+            if arm == CEILING:
                 ax.axvline(score.value, color=colour, lw=1, ls=":", zorder=1)
         some = next(iter(here.values()))
         ax.set_title(some.label.replace(" (", "\n(", 1), fontsize=10)
@@ -138,10 +139,6 @@ def draw_scores(scores: list[Score]) -> Figure:
         ax.set_yticks(range(len(arms)), arms, fontsize=10)
         ax.set_ylim(len(arms) - 0.5, -0.5)
     return figure
-
-
-def is_model(arm: str) -> bool:
-    return arm == "model" or arm.startswith("model,")
 
 
 def _number(value: float) -> str:

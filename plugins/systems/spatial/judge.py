@@ -10,11 +10,11 @@ import torch
 
 from core.kinds import Batch, Evaluation, Metric, Score, Source, Tally
 from core.kinds.metric import key
-from core.kinds.system import MODEL
+from core.score import CEILING, MODEL
 from plugins.systems.spatial import baselines
 from plugins.systems.spatial.network import MODALITIES
 
-SAMPLE, CEILING = "model, one sample", "ceiling"
+SAMPLE = f"{MODEL}, one sample"
 TASKS = {"position": "expression to position", "expression": "position to expression"}
 SHOWN_GENES = 3
 FEWEST = 10

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from core.kinds.system import Evaluation, Picture, Score
-from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, is_model, planes_of
+from core.score import CEILING, is_model
+from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, planes_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """apart for colour-blind readers too (Okabe and Ito 2008)"""
@@ -70,7 +71,7 @@ def _typical(arrays: Mapping[str, np.ndarray], scores: tuple[Score, ...]) -> str
 def _tissue(arrays: Mapping[str, np.ndarray], scores: tuple[Score, ...], unit: str) -> list[Picture]:
     judge = _judge(scores)
     by_arm = {s.arm: s.units.get(unit, s.value) for s in scores if judge and s.metric == judge.metric}
-    placed = {arm: value for arm, value in by_arm.items() if f"placed/{arm}/{unit}" in arrays and arm != "ceiling"}
+    placed = {arm: value for arm, value in by_arm.items() if f"placed/{arm}/{unit}" in arrays and arm != CEILING}
     if judge is None or not placed:
         return []
     own = sorted(arm for arm in placed if is_model(arm))
@@ -149,7 +150,7 @@ def _genes(arrays: Mapping[str, np.ndarray], unit: str) -> Picture:
 
 def _scores(task: str, scores: tuple[Score, ...]) -> Picture:
     chosen = [s for s in scores if s.task == task]
-    ceiling = any(s.arm == "ceiling" for s in chosen)
+    ceiling = any(s.arm == CEILING for s in chosen)
     count = max((len(s.units) for s in chosen), default=0)
     return Picture(
         name="scores_" + task.replace(" ", "_"),

@@ -41,9 +41,10 @@ from core.kinds import (
     Tree,
     ValueLoss,
 )
-from core.kinds.system import MODEL
 from core.params import knob, params, slot
+from core.score import MODEL
 from core.train.streams import Streams
+from plugins.systems.spatial import baselines
 from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
 from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import pictures
@@ -54,6 +55,7 @@ class Spatial(System):
     """Joint diffusion of expression and 2-D or 3-D coordinates of the cells of a section."""
 
     headline: ClassVar[str] = f"{TASKS['position']}/distance_spearman"
+    trivial: ClassVar[tuple[str, ...]] = baselines.TRIVIAL
     scaled_by: ClassVar[str] = "ffn.ratio"
 
     width: int = knob(128, "model width", ge=8)
