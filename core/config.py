@@ -46,7 +46,9 @@ def resolve(root: type, layers: Iterable[Layer], registry: Registry | None = Non
             break
         layers = renamed
     attempt.judge_leftovers()
-    resolved = Resolved(root=tree, settings=attempt.settings, notes=tuple(dict.fromkeys(attempt.notes)))
+    resolved = Resolved(
+        root=tree, settings=attempt.settings, pieces=attempt.pieces, notes=tuple(dict.fromkeys(attempt.notes))
+    )
     errors = list(dict.fromkeys(attempt.errors + refusals(resolved.settings, registry, attempt.pieces, row)))
     if errors:
         more = [f"and {len(errors) - TOLD} more mistakes"] if len(errors) > TOLD else []

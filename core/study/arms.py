@@ -208,7 +208,7 @@ class Arms:
         return self.resolve([*self.layers, Layer("axes", entries), *last, Layer("seed", {"seed": (0, "study")})])
 
     def _cost(self, resolved: Resolved, flops: bool = True) -> Cost:
-        return counted(resolved.root.system, self.opener.card(resolved), flops)
+        return counted(resolved, self.opener.card(resolved), flops)
 
     def _arm(self, cell: Cell, resolved: Resolved, cost: Cost, goal: Cost) -> Arm:
         budget = self.asked.study.budget

@@ -66,7 +66,7 @@ class Moe(FFN):
     balance_weight: float = knob(
         0.01,
         "weight of the balance loss",
-        ge=0.0,
+        gt=0.0,
         source="Fedus et al. 2022, eq. 4",
         acts="balance=loss and top_k!=experts",
     )
@@ -87,6 +87,15 @@ class Moe(FFN):
     def __attrs_post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts:
             raise ValueError(f"top_k must be between 1 and experts={self.experts}, got {self.top_k}")
+        if self.experts == 1 and self.jitter and not self.z_weight:
+            raise ValueError(
+                f"jitter = {self.jitter:g} does nothing: one expert leaves the router no choice; leave it out"
+            )
+        if self.top_k == self.experts and self.capacity is not None and self.capacity >= 1:
+            raise ValueError(
+                f"capacity = {self.capacity:g} does nothing: each of {self.experts} experts serves every token, "
+                "which is its even share; leave it out, or choose one below 1"
+            )
 
     def build(self, width: int) -> MoeLayer:
         return MoeLayer(self, width)

@@ -41,7 +41,7 @@ class Tempered(Gate):
     bias: float = knob(0.0, "initial bias of the gate's logit; 0 starts half open", decides="start")
     spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
     spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0, acts="spectral!=none")
-    spectral_weight: float = knob(0.01, "weight of the penalty's square", ge=0.0, acts="spectral=penalty")
+    spectral_weight: float = knob(0.01, "weight of the penalty's square", gt=0.0, acts="spectral=penalty")
 
     def __attrs_post_init__(self) -> None:
         if self.temperature <= self.coolest:

@@ -29,7 +29,7 @@ class Rope(Position):
     """
 
     base: float = knob(10_000.0, "slowest channel turns once in about 2 pi base tokens", gt=1.0)
-    origin: Origin = knob("token", "place: index, index from the centre, or first coordinate")
+    origin: Origin = knob("token", "place: index, index from the centre, or coordinate on a line")
     unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0, acts="origin=genomic")
     scaling: Literal["none", "linear", "ntk", "dynamic"] = knob("none", "how longer inputs than trained are served")
     factor: float = knob(1.0, "s of linear and ntk", ge=1.0, acts="scaling=linear|ntk")
@@ -38,6 +38,9 @@ class Rope(Position):
     @property
     def indexed(self) -> bool:
         return self.origin != "genomic"
+
+    def space(self) -> int | None:
+        return 1 if self.origin == "genomic" else None
 
     def build(self, width: int, heads: int, head_width: int) -> Rotary:
         if head_width % 2:

@@ -19,12 +19,15 @@ class Sinusoidal(Position):
     """
 
     base: float = knob(10_000.0, "slowest channel turns once in about 2 pi base tokens", gt=1.0)
-    origin: Origin = knob("token", "place: index, index from the centre, or first coordinate")
+    origin: Origin = knob("token", "place: index, index from the centre, or coordinate on a line")
     unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0, acts="origin=genomic")
 
     @property
     def indexed(self) -> bool:
         return self.origin != "genomic"
+
+    def space(self) -> int | None:
+        return 1 if self.origin == "genomic" else None
 
     def build(self, width: int, heads: int, head_width: int) -> Waves:
         return Waves(self)
