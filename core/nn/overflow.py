@@ -20,7 +20,7 @@ def saturated(x: Tensor) -> Tensor:
     """
     if x.dtype != torch.float16:
         return x
-    return _Saturated.apply(x) if x.requires_grad else _finite(x)  # type: ignore[no-untyped-call]
+    return _Saturated.apply(x) if x.requires_grad else _finite(x)
 
 
 def projected(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,8 @@ from core.study.steps import stop
 from core.study.store import Store
 from core.study.table import Table
 from core.study.task import Event
-from core.study.trial import State
-from core.study.work import INTERIM, interim_identity
+from core.study.trial import RESOLVED, State
+from core.study.work import AUDIT, INTERIM, audit_identity, interim_identity
 
 Tell = Callable[[Event], None]
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -126,10 +127,43 @@ def drive(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
     return runner.run(), runner.reason
 
 
-def _command(root: Path, until: int = 0) -> Callable[[str], list[str]]:
+def audit(root: Path, how: Ways, chosen: Sequence[str], tell: Tell) -> tuple[int, str, dict[str, bool | None]]:
+    """Repeat finished trials from nothing, by no store, and compare what came of them to the last digit.
+
+    Args:
+        root: the study.
+        how: as in `drive`.
+        chosen: ids of trials that are done.
+        tell: as in `drive`.
+
+    Returns:
+        The runner's exit status, why nothing could be started where it is 5, and for each trial whether its
+        repetition gave the same; None where that one gave nothing.
+
+    Raises:
+        UserError: the directory cannot be used.
+    """
+    table = Table(root, attempts=how.attempts)
+    again = Table.create(root / AUDIT, attempts=how.attempts)
+    ended = {name for name in again.ids() if again.look(name).state in RESOLVED}
+    names = {}
+    for trial in chosen:
+        identities = (audit_identity(table.config(trial)[0], number) for number in itertools.count(1))
+        fresh = next(identity for identity in identities if digest(identity)[:16] not in ended)
+        names[trial] = again.add([fresh])[0]
+    runner = Runner(again, how.executor, _command(root, AUDIT), limits=how.limits, tell=tell)
+    code = runner.run()
+    same: dict[str, bool | None] = {}
+    for trial, name in names.items():
+        first, second = table.result(trial), again.result(name)
+        same[trial] = None if first is None or second is None else first.metrics == second.metrics
+    return code, runner.reason, same
+
+
+def _command(root: Path, within: str = "") -> Callable[[str], list[str]]:
     # -P: a folder called `plugins` in the current directory must not be found before ours.
     head = [sys.executable, "-P", "-m", "core", "ablate", "trial", str(root.absolute())]
-    tail = [str(until)] if until else []
+    tail = [within] if within else []
     return lambda trial: [*head, trial, *tail]
 
 
@@ -145,7 +179,7 @@ def _interim(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
     rungs.add([identities[name] for name in wanted])
     # A trial that is done by now was at the rung before: its result there counts for whoever judges after it.
     of = {name: digest(identity)[:16] for name, identity in identities.items()}
-    runner = Runner(rungs, how.executor, _command(root, how.rung), limits=how.limits, tell=tell)
+    runner = Runner(rungs, how.executor, _command(root, INTERIM), limits=how.limits, tell=tell)
     code = runner.run()
     if code in (130, 143, 5):
         return code, runner.reason

@@ -47,6 +47,7 @@ verbs
   extend    add seeds or levels; what is done stays    (DIR --seeds 10, --attention +NAME)
   confirm   fresh seeds for one arm and the baseline   (DIR --arm "attention=linear ffn=dense" --seeds 10)
   diff      what two studies do differently            (DIR DIR)
+  audit     repeat finished trials, compare all digits (DIR [ID ...], --trials 1)
   show      one trial                                  (DIR ID)
   slurm     a batch script of runners                  (DIR --runners 8)
   gc        remove what no finished trial needs        (DIR)
@@ -57,7 +58,8 @@ trials failed; 4 another study lies there; 5 nothing could be started; 6 a budge
 
 VERBS = {
     "plan": "plan", "run": "run", "work": "run", "trial": "run", "status": "look", "show": "look", "diff": "look",
-    "report": "report", "retry": "change", "extend": "change", "confirm": "change", "gc": "change", "slurm": "look",
+    "slurm": "look", "report": "report", "retry": "change", "extend": "change", "confirm": "change", "gc": "change",
+    "audit": "audit",
 }  # fmt: skip
 CODES = {"E-PLAN": 4, "E-BUDGET": 6, "E-POWER": 7, "E-NOSLOT": 5}
 """error -> exit status, where it is not 2"""

@@ -115,5 +115,5 @@ def trial(words: list[str]) -> int:
     from core.study.work import work as work_on_trial
 
     if len(words) not in (2, 3):
-        raise UserError("usage: core ablate trial DIR ID [STEP]")
-    return work_on_trial(Path(words[0]), words[1], resolve_layers, until=int(words[2]) if len(words) > 2 else 0)
+        raise UserError("usage: core ablate trial DIR ID [FOLDER]")
+    return work_on_trial(Path(words[0]), words[1], resolve_layers, within=words[2] if len(words) > 2 else "")
