@@ -40,7 +40,8 @@ PIECES = [
 
 
 def trainer(words: list[str]) -> Trainer:
-    run = resolve_run([], [*SMALL, "--dropout=0", *words]).root
+    still = [] if any(word.startswith("--dropout") for word in words) else ["--dropout=0"]
+    run = resolve_run([], [*SMALL, *still, *words]).root
     return Trainer(
         system=run.system,
         source=run.data.open(),
