@@ -102,9 +102,9 @@ def test_forward_noise_has_the_moments_of_the_path(path: object) -> None:
     x0 = centred(x0, real) * real[..., None]
     t_B = torch.full((1,), 0.6)
     alpha, sigma = shares(path, t_B)
-    draws = torch.stack(
-        [alpha * x0 + sigma * noise({"position": x0}, real, rng(i))["position"] for i in range(3000)]
-    )[:, 0, :33]
+    draws = torch.stack([alpha * x0 + sigma * noise({"position": x0}, real, rng(i))["position"] for i in range(3000)])[
+        :, 0, :33
+    ]
     torch.testing.assert_close(draws.mean(1), torch.zeros(3000, 2), rtol=0, atol=1e-5)
     torch.testing.assert_close(draws.mean(0), (alpha * x0)[0, :33], rtol=0, atol=float(5 * sigma / 3000**0.5))
     # Centring takes one of the 33 degrees of freedom of each axis.
@@ -115,7 +115,7 @@ def test_forward_noise_has_the_moments_of_the_path(path: object) -> None:
 @law
 @given(seed=st.integers(0, 2**32), t=st.floats(0.02, 0.98))
 def test_the_output_is_the_velocity_of_the_path_of_unit_variance(path: object, seed: int, t: float) -> None:
-    """Output, data and velocity turn into each other exactly: raw = (sigma x1 - alpha x0) / norm, and stretched errors."""
+    """Output, data and velocity turn into each other exactly: raw = (sigma x1 - alpha x0) / norm, errors too."""
     x1, x0 = torch.randn(2, 3, 5, 2, dtype=torch.float64, generator=rng(seed))
     t_B = torch.full((3,), t, dtype=torch.float64)
     alpha, sigma = shares(path, t_B)
@@ -134,7 +134,7 @@ def test_predicting_velocity_weighs_errors_by_time() -> None:
     batch, told = arm.train_split.batch(0, 0), []
     arm.model.register_forward_hook(lambda module, given, out: told.append((given, out)))
     terms = arm.system.step(arm.model, batch, Streams(3), 5)
-    (fields, times, real), (raw, _) = told[0]
+    (fields, times, _), (raw, _) = told[0]
     alpha, sigma = shares(arm.system.path, times["expression"])
     wanted = (batch.fields["expression"] - fields["expression"]) / (sigma / (alpha**2 + sigma**2).sqrt())
     expected = (raw["expression"] - wanted).square().mean()
@@ -275,3 +275,45 @@ def test_recomputation_changes_no_bit(words: list[str]) -> None:
         assert torch.equal(one, two), name
     gradients = [{n: p.grad for n, p in arm.model.named_parameters()} for arm in arms]
     assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])
+
+
+def test_recomputation_keeps_less() -> None:
+    """Of the layers only what enters them is kept for the backward pass."""
+    kept = []
+    for flag in ("false", "true"):
+        arm = trainer([f"--recompute={flag}", "--dropout=0.1"])
+        batch, sizes = arm.train_split.batch(0, 0), []
+
+        def keep(x: Tensor, sizes: list = sizes) -> Tensor:
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            arm.system.step(arm.model, batch, Streams(0), 0)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 2
+
+
+@pytest.mark.parametrize("words", [[], ["--mode=pos_to_expr"], ["--position_head=edm", "--path=cond_ot"]], ids=" ".join)
+def test_where_a_section_lies_changes_nothing(words: list[str]) -> None:
+    """Positions are centred in training and in sampling alike: an offset changes neither losses nor samples."""
+    arm = trainer(words)
+    batch = arm.train_split.batch(0, 0)
+    moved = Batch(batch.fields | {"position": batch.fields["position"] + 5}, batch.real_BN, batch.units)
+    one, two = (arm.system.step(arm.model, where, Streams(0), 0).losses for where in (batch, moved))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    arm.model.eval()
+    for m in arm.system.learned:
+        with torch.no_grad():
+            here, there = (arm.system.sample(arm.model, where, (m,), rng(0))[m] for where in (batch, moved))
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+
+
+def test_one_model_is_shown_every_mixture_of_times() -> None:
+    """A joint model is trained at times of their own for both modalities, and with either of them clean."""
+    arm = trainer([])
+    times = [arm.system.time.draw(64, arm.system.learned, rng(i)) for i in range(20)]
+    e, p = (torch.cat([t[m] for t in times]) for m in arm.system.learned)
+    assert abs(float(torch.corrcoef(torch.stack([e, p]))[0, 1])) < 0.3
+    assert ((e == 1) & (p < 1)).any()
+    assert ((p == 1) & (e < 1)).any()
