@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from core.cli.choose import resolve_run
 from core.errors import UserError
-from core.kinds import Aux, Batch
+from core.kinds import Aux, Batch, Card
 from core.score import MODEL
 from core.train.streams import Streams
 from plugins.paths.cond_ot import CondOt
 from plugins.paths.cosine import Cosine
-from plugins.systems.spatial.conditions import labels_of
+from plugins.systems.spatial.conditions import Labels, labels_of
 from plugins.systems.spatial.geometry import centred, frames, mean_of, turn, unfold
 from plugins.systems.spatial.process import as_velocity, noise, schedule, see, shares
 from small import SMALL
@@ -260,9 +260,17 @@ def test_conditions_fall_back_to_the_unknown() -> None:
     assert all(torch.equal(plain[name], told_of[name]) for name in plain)
 
 
+def test_conditions_that_the_data_do_not_know_are_refused() -> None:
+    """A condition of which the data have no entry is named when the model is built."""
+    card = Card(name="bare", sizes={"genes": 3, "dims": 2, "cell_types": 0}, splits={}, fingerprint="")
+    for condition in ("cell_type", "section"):
+        with pytest.raises(ValueError, match=f"the data name no {condition}"):
+            Labels(card, (condition,), 8)
+
+
 @pytest.mark.parametrize(
     "words",
-    [[], ["--ffn=moe4x2(balance=bias,jitter=0.1)", "--anchor=attention", "--attention=gated_headwise"]],
+    [[], ["--ffn=moe4x2(balance=bias,jitter=0.1)", "--gate=headwise(spectral=penalty,spectral_bound=0.01)"]],
     ids=["plain", "routed"],
 )
 def test_recomputation_changes_no_bit(words: list[str]) -> None:
