@@ -48,6 +48,8 @@ class Oracle(nn.Module):
             alpha, sigma = shares(self.system.path_of(m), times[m])
             share = sigma / (alpha**2 + sigma**2).sqrt()
             raw[m] = torch.where(share > 0, (self.clean[m] - fields[m]) / share, 0.0)
+            if m == "position" and self.system.position_head == "edm":
+                raw[m] = torch.nn.functional.pad(raw[m], (0, self.system.embedding - raw[m].shape[-1]))
         return raw, Aux({}, {})
 
 
@@ -73,6 +75,18 @@ def test_no_noise_is_left_and_steps_are_those_asked(solver: str, path: str, step
         assert len(set(at)) == steps
         sigma = run.system.path_of(wanted[0]).sigma(torch.tensor(sorted(set(at)), dtype=torch.float64))
         assert (sigma.diff() < 0).all()
+
+
+@pytest.mark.parametrize("loss", ["distance_mse", "distance_mse,mse"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_embedding_keeps_the_frame_of_a_sample(solver: str, loss: str) -> None:
+    """With an oracle behind the embedding a sample is the data in their own frame, and so is the mean by one call."""
+    run = resolve_run([], [*SMALL, f"--solver={solver}", "--position_head=edm", f"--position_loss={loss}"]).root
+    batch = run.data.open().split("train", Streams(0)).batch(0, 0)
+    clean = {"expression": batch.fields["expression"], "position": centred(batch.fields["position"], None)}
+    for make in (run.system.sample, run.system.expect):
+        found = make(Oracle(run.system, clean), batch, ("position",), rng(1))["position"]
+        torch.testing.assert_close(found, clean["position"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("grid", ["uniform", "cosine", "late"])

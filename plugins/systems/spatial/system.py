@@ -279,10 +279,9 @@ class Spatial(System):
             predicted, _ = self._denoise(model, state | given, times, batch)
             found = {m: predicted[m].float() for m in wanted}
             if self.position_head == "edm" and "position" in wanted:
+                # The noisy places lie on the embedding's first axes, so these have the frame that a sample goes on in.
                 z_BNK, dims = found["position"], state["position"].shape[-1]
-                # Where a loss fixes the pose, the embedding's first axes have it; else only the noisy places do.
-                onto = see(self.path_of("position"), state["position"], times["position"]).alone_BNF
-                found["position"] = unfold(z_BNK, dims, onto if self._pose_free else z_BNK[..., :dims])
+                found["position"] = unfold(z_BNK, dims, z_BNK[..., :dims])
             return found
 
         return more({m: batch.fields[m] for m in wanted}), more, predict
