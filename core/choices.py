@@ -66,6 +66,8 @@ class Resolved:
 
     root: Any
     settings: Mapping[str, Setting]
+    pieces: Mapping[str, Any] = attrs.field(factory=dict)
+    """what stands in the slots, by path"""
     notes: tuple[str, ...] = ()
     """what the user should hear: deprecated names, values that fell away with a replaced piece"""
 

@@ -34,7 +34,7 @@ block_causals = st.builds(BlockCausal, block=st.integers(1, 6))
 neighbours = st.builds(Neighbours, k=st.integers(1, 5))
 anchored = st.builds(WindowAnchor, window=widths, anchors=st.integers(0, 3))
 plain = windows | block_causals | neighbours | anchored | st.sampled_from([Full(), Causal(), CrossOnly()])
-fallbacks = st.builds(FullFallback, p=st.sampled_from([0.0, 0.5, 1.0]), mask=plain)
+fallbacks = st.builds(FullFallback, p=st.sampled_from([1e-9, 0.5, 1.0]), mask=plain)
 
 
 @pytest.mark.parametrize(

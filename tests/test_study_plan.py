@@ -302,7 +302,7 @@ def test_a_rung_scores_a_training_that_ended_before_it(tmp_path: Path, metric: s
     keep(tmp_path, document(plan), [t.identity for t in plan.trials], "", 2)
     rungs = Table.create(tmp_path / INTERIM)
     name = rungs.add([interim_identity(plan.trials[0].id, 3)])[0]
-    assert work(tmp_path, rungs.ids()[0], resolve_layers, until=3) == 0
+    assert work(tmp_path, rungs.ids()[0], resolve_layers, within=INTERIM) == 0
     found = rungs.result(name)
     assert found is not None
     assert (found.metrics["step"], found.metrics["higher"]) == (3, "/" not in metric)

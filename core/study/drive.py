@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,23 +11,22 @@ from typing import Any
 import attrs
 
 from core.config import resolve_part
-from core.errors import UserError
 from core.identity import digest
 from core.kinds import Executor
 from core.registry import installed
 from core.study.folder import Stored, read
 from core.study.orphans import Limits
 from core.study.runner import Runner
+from core.study.spans import rung_of, seconds_of
 from core.study.stats.futility import futile
 from core.study.steps import stop
 from core.study.store import Store
 from core.study.table import Table
 from core.study.task import Event
-from core.study.trial import State
-from core.study.work import INTERIM, interim_identity
+from core.study.trial import RESOLVED, State
+from core.study.work import AUDIT, INTERIM, audit_identity, interim_identity
 
 Tell = Callable[[Event], None]
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @attrs.frozen(kw_only=True)
@@ -80,34 +79,6 @@ def executor_of(name: str, slots: int, threads: int, gpus: Sequence[int]) -> Exe
     return resolve_part("executor", found.row.qualified, {**found.values, **said})
 
 
-def seconds_of(text: str) -> float | None:
-    """`90s`, `30m`, `2h` as seconds; None for an empty text.
-
-    Raises:
-        UserError: no length of time.
-    """
-    if not text:
-        return None
-    hit = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*", text)
-    if hit is None or float(hit[1]) == 0:
-        raise UserError(f"run.timeout: {text!r} is no length of time; write 90s, 30m or 2h")
-    return float(hit[1]) * _UNITS[hit[2]]
-
-
-def rung_of(text: str) -> int:
-    """`futility@200` as 200; 0 for `none`.
-
-    Raises:
-        UserError: neither.
-    """
-    if text in ("", "none"):
-        return 0
-    hit = re.fullmatch(r"futility@([1-9][0-9]{0,11})", text)
-    if hit is None:
-        raise UserError(f"run.stop: {text!r} is neither none nor futility@STEP, futility@200")
-    return int(hit[1])
-
-
 def drive(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
     """Run a study's trials until all are resolved.
 
@@ -126,10 +97,43 @@ def drive(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
     return runner.run(), runner.reason
 
 
-def _command(root: Path, until: int = 0) -> Callable[[str], list[str]]:
+def audit(root: Path, how: Ways, chosen: Sequence[str], tell: Tell) -> tuple[int, str, dict[str, bool | None]]:
+    """Repeat finished trials from nothing, by no store, and compare what came of them to the last digit.
+
+    Args:
+        root: the study.
+        how: as in `drive`.
+        chosen: ids of trials that are done.
+        tell: as in `drive`.
+
+    Returns:
+        The runner's exit status, why nothing could be started where it is 5, and for each trial whether its
+        repetition gave the same; None where that one gave nothing.
+
+    Raises:
+        UserError: the directory cannot be used.
+    """
+    table = Table(root, attempts=how.attempts)
+    again = Table.create(root / AUDIT, attempts=how.attempts)
+    ended = {name for name in again.ids() if again.look(name).state in RESOLVED}
+    names = {}
+    for trial in chosen:
+        identities = (audit_identity(table.config(trial)[0], number) for number in itertools.count(1))
+        fresh = next(identity for identity in identities if digest(identity)[:16] not in ended)
+        names[trial] = again.add([fresh])[0]
+    runner = Runner(again, how.executor, _command(root, AUDIT), limits=how.limits, tell=tell)
+    code = runner.run()
+    same: dict[str, bool | None] = {}
+    for trial, name in names.items():
+        first, second = table.result(trial), again.result(name)
+        same[trial] = None if first is None or second is None else first.metrics == second.metrics
+    return code, runner.reason, same
+
+
+def _command(root: Path, within: str = "") -> Callable[[str], list[str]]:
     # -P: a folder called `plugins` in the current directory must not be found before ours.
     head = [sys.executable, "-P", "-m", "core", "ablate", "trial", str(root.absolute())]
-    tail = [str(until)] if until else []
+    tail = [within] if within else []
     return lambda trial: [*head, trial, *tail]
 
 
@@ -145,7 +149,7 @@ def _interim(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:
     rungs.add([identities[name] for name in wanted])
     # A trial that is done by now was at the rung before: its result there counts for whoever judges after it.
     of = {name: digest(identity)[:16] for name, identity in identities.items()}
-    runner = Runner(rungs, how.executor, _command(root, how.rung), limits=how.limits, tell=tell)
+    runner = Runner(rungs, how.executor, _command(root, INTERIM), limits=how.limits, tell=tell)
     code = runner.run()
     if code in (130, 143, 5):
         return code, runner.reason

@@ -28,33 +28,35 @@ if TYPE_CHECKING:  # a runner that starts trials needs no torch
 VALID = "valid/loss"
 INTERIM = "interim"
 """folder of a study whose trials are those of the study up to the rung at which arms may be given up"""
+AUDIT = "audit"
+"""folder of a study whose trials repeat finished ones from nothing"""
 
 Resolve = Callable[[list[Layer]], Resolved]
 
 
-def work(root: Path, trial: str, resolve: Resolve, *, until: int = 0) -> int:
+def work(root: Path, trial: str, resolve: Resolve, *, within: str = "") -> int:
     """Claim a trial of a study and run it; `core.study.child.work_on`'s exit status.
 
     Args:
         root: the study.
         trial: the id.
         resolve: layers -> a configuration.
-        until: 0, or the rung up to which the trial of the same configuration is trained; `trial` is then one of
-            `root/interim`.
+        within: folder of the study whose trial it is, `INTERIM` or `AUDIT`; empty: the study's own.
 
     Raises:
         UserError: the study or its disk.
     """
     stored = read(root)
-    table = Table(root / INTERIM if until else root)
+    table = Table(root / within)
     keep = bool(stored.value("run.keep"))
 
     def run(identity: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        of = identity["trial"] if until else digest(identity)
+        of = identity["trial"] if within else digest(identity)
         mine = next(t for t in stored.trials if t.id == of[:16])
-        place = root / "trials" / mine.id[:2] / mine.id / "run"
+        # A repetition takes up nothing; a rung and the rest of its trial are one run.
+        place = (folder if within == AUDIT else root / "trials" / mine.id[:2] / mine.id) / "run"
         place.parent.mkdir(parents=True, exist_ok=True)
-        return _run(stored, mine, of, place, resolve, keep, until)
+        return _run(stored, mine, of, place, resolve, keep, identity["until"] if within == INTERIM else 0)
 
     return work_on(table, trial, run)
 
@@ -62,6 +64,11 @@ def work(root: Path, trial: str, resolve: Resolve, *, until: int = 0) -> int:
 def interim_identity(trial: str, step: int) -> dict[str, Any]:
     """What the trial of `root/interim` is that belongs to a trial of the study; `trial` is the full digest."""
     return {"trial": trial, "until": step}
+
+
+def audit_identity(trial: str, number: int) -> dict[str, Any]:
+    """What the trial of `root/audit` is that repeats a trial of the study for the `number`th time."""
+    return {"trial": trial, "repetition": number}
 
 
 def layers_of(stored: Stored, trial: TrialOf) -> list[Layer]:

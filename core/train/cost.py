@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import traceback
 
 import attrs
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.choices import Resolved
 from core.errors import UserError
 from core.kinds import Card, System
 from core.kinds.ffn import RoutedLayer
@@ -57,18 +59,30 @@ def measure(system: System, card: Card, flops: bool = True) -> Cost:
     )
 
 
-def counted(system: System, card: Card, flops: bool = True) -> Cost:
-    """As `measure`, with what cannot be built told to the user.
+def counted(resolved: Resolved, card: Card, flops: bool = True) -> Cost:
+    """As `measure` of the system chosen, with what cannot be built told to the user.
 
     Raises:
         UserError: the pieces do not fit together, or nothing can hold a model of this size.
     """
     try:
-        return measure(system, card, flops)
+        return measure(resolved.root.system, card, flops)
     except ValueError as error:
-        raise UserError(f"these pieces do not fit together: {error}") from None
+        raise UserError(f"these pieces do not fit together: {_blamed(resolved, error)}{error}") from None
     except (RuntimeError, OverflowError) as error:
         raise UserError(f"a model of this size cannot be made: {error}") from None
+
+
+def _blamed(resolved: Resolved, error: ValueError) -> str:
+    """`attention linear (CLI --attention): `, the innermost piece that was at work when the error was raised."""
+    at_work = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for piece in reversed([getattr(one, "plugin", one) for one in at_work]):
+        for path, own in resolved.pieces.items():
+            setting = resolved.settings.get(path)
+            if own is piece and setting is not None and setting.field.role == "slot" and not setting.field.inline:
+                said = f" ({setting.origin})" if setting.origin else ""
+                return f"{path} {setting.value}{said}: "
+    return ""
 
 
 def refuse_too_large(cost: Cost, device: torch.device) -> None:

@@ -91,7 +91,7 @@ def cost_of(opened: Opened) -> Cost:
     Raises:
         UserError: the pieces do not fit together.
     """
-    return counted(opened.run.system, opened.card)
+    return counted(opened.resolved, opened.card)
 
 
 def execute(

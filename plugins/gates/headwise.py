@@ -21,7 +21,7 @@ class Headwise(Gate):
     weights: Start = knob("linear", "first weights: those of a linear layer, or zero, so that the bias alone decides")
     spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
     spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0, acts="spectral!=none")
-    spectral_weight: float = knob(0.01, "weight of the penalty's square", ge=0.0, acts="spectral=penalty")
+    spectral_weight: float = knob(0.01, "weight of the penalty's square", gt=0.0, acts="spectral=penalty")
 
     def build(self, width: int, heads: int, head_width: int) -> SigmoidGate:
         return SigmoidGate("head", width, heads, head_width, bias=self.bias, start=self.weights, limit=self.limit)

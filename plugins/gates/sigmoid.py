@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.gate import Gate, GateLayer
+from core.nn.overflow import projected
 from core.params import knob, params
 from plugins.gates._scores import Per, Start, by_head, scale, scores_a_token
 from plugins.gates._spectral import Mode, Spectral
@@ -32,7 +33,7 @@ class Sigmoid(Gate):
     weights: Start = knob("linear", "first weights: those of a linear layer, or zero, so that the bias alone decides")
     spectral: Mode = knob("none", "what keeps the spectral norm of the weights below `spectral_bound`")
     spectral_bound: float = knob(1.0, "largest spectral norm that is left alone", gt=0.0, acts="spectral!=none")
-    spectral_weight: float = knob(0.01, "weight of the penalty's square", ge=0.0, acts="spectral=penalty")
+    spectral_weight: float = knob(0.01, "weight of the penalty's square", gt=0.0, acts="spectral=penalty")
 
     def build(self, width: int, heads: int, head_width: int) -> SigmoidGate:
         return SigmoidGate(self.per, width, heads, head_width, bias=self.bias, start=self.weights, limit=self.limit)
@@ -72,7 +73,8 @@ class SigmoidGate(GateLayer, nn.Module):
 
     def scores(self, x_BQD: Tensor) -> Tensor:
         """Multipliers in [0, 1], (B, Q, H) or, by channel, (B, Q, H, V); float32 or wider."""
-        logits_BQR = F.linear(x_BQD, self.limit.limited(self.weight), self.bias)
+        weight_RD = self.limit.limited(self.weight)
+        logits_BQR = projected(lambda x: F.linear(x, weight_RD, self.bias), x_BQD)
         wide = torch.promote_types(logits_BQR.dtype, torch.float32)
         return by_head(torch.sigmoid(logits_BQR.to(wide)), self.per, self.heads)
 

@@ -18,7 +18,7 @@ class FullFallback(Mask):
     be confused with dropout, which hides more, not less.
     """
 
-    p: float = knob(0.05, "probability that a training step drops the window", ge=0.0, le=1.0)
+    p: float = knob(0.05, "probability that a training step drops the window", gt=0.0, le=1.0)
     mask: Mask = slot("window_anchor", "what holds otherwise")
 
     @property

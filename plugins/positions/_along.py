@@ -18,17 +18,22 @@ def along(places: Places, origin: Origin, unit: float, like: Tensor) -> Tensor:
     Args:
         places: of one side.
         origin: `token`, the index from the first token; `centre`, the index from the middle of the sample's real
-            tokens; `genomic`, the first coordinate in units of `unit`.
+            tokens; `genomic`, the coordinate on a line in units of `unit`.
         unit: of `genomic`, in units of the coordinate (500 base pairs, say).
         like: names the device.
 
     Raises:
-        ValueError: `genomic` without coordinates.
+        ValueError: `genomic` without coordinates, or with those of a plane or of space.
     """
     if origin == "genomic":
         if places.place_BNP is None:
             raise ValueError(
                 "origin = genomic needs coordinates of the tokens, and the data give none; use token or centre"
+            )
+        if places.place_BNP.shape[-1] != 1:
+            raise ValueError(
+                f"origin = genomic goes by one coordinate, and these tokens have {places.place_BNP.shape[-1]}; take a "
+                "position that reads them all, such as fourier"
             )
         place_BN = places.place_BNP[..., 0].to(torch.float64) / unit
         return place_BN if places.real_BN is None else torch.where(places.real_BN, place_BN, 0.0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.position import Places, Position, PositionLayer
+from core.nn.overflow import saturated
 from core.params import knob, params
 from plugins.positions._along import Origin, along
 
@@ -28,7 +29,7 @@ class Rope(Position):
     """
 
     base: float = knob(10_000.0, "slowest channel turns once in about 2 pi base tokens", gt=1.0)
-    origin: Origin = knob("token", "place: index, index from the centre, or first coordinate")
+    origin: Origin = knob("token", "place: index, index from the centre, or coordinate on a line")
     unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0, acts="origin=genomic")
     scaling: Literal["none", "linear", "ntk", "dynamic"] = knob("none", "how longer inputs than trained are served")
     factor: float = knob(1.0, "s of linear and ntk", ge=1.0, acts="scaling=linear|ntk")
@@ -37,6 +38,9 @@ class Rope(Position):
     @property
     def indexed(self) -> bool:
         return self.origin != "genomic"
+
+    def space(self) -> int | None:
+        return 1 if self.origin == "genomic" else None
 
     def build(self, width: int, heads: int, head_width: int) -> Rotary:
         if head_width % 2:
@@ -66,9 +70,9 @@ class Rotary(PositionLayer, nn.Module):
         angle = self._angles(x_BHNK, places)  # (N, J) or (B, 1, N, J)
         wide = torch.promote_types(x_BHNK.dtype, torch.float32)
         cos, sin = angle.cos().to(wide), angle.sin().to(wide)
-        even, odd = x_BHNK.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+        even, odd = saturated(x_BHNK).to(wide).unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-        return turned.flatten(-2).to(x_BHNK.dtype)
+        return saturated(turned.flatten(-2).to(x_BHNK.dtype))
 
     def _angles(self, x_BHNK: Tensor, places: Places) -> Tensor:
         plugin, width = self.plugin, x_BHNK.shape[-1]

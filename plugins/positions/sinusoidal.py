@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.position import Places, Position, PositionLayer
+from core.nn.overflow import saturated
 from core.params import knob, params
 from plugins.positions._along import Origin, along
 
@@ -18,12 +19,15 @@ class Sinusoidal(Position):
     """
 
     base: float = knob(10_000.0, "slowest channel turns once in about 2 pi base tokens", gt=1.0)
-    origin: Origin = knob("token", "place: index, index from the centre, or first coordinate")
+    origin: Origin = knob("token", "place: index, index from the centre, or coordinate on a line")
     unit: float = knob(500.0, "of a coordinate, where origin = genomic", gt=0.0, acts="origin=genomic")
 
     @property
     def indexed(self) -> bool:
         return self.origin != "genomic"
+
+    def space(self) -> int | None:
+        return 1 if self.origin == "genomic" else None
 
     def build(self, width: int, heads: int, head_width: int) -> Waves:
         return Waves(self)
@@ -49,4 +53,4 @@ class Waves(PositionLayer, nn.Module):
         share = -torch.arange(0, width, 2, dtype=torch.float64, device=x_BND.device) / width
         phase = place[..., None] * self.plugin.base**share
         waves = torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-2)[..., :width]
-        return x_BND + waves.to(x_BND.dtype)
+        return saturated(x_BND + waves.to(x_BND.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from core.errors import UserError
 from core.names import near
@@ -37,7 +38,7 @@ how it is run
   -o, --out DIR                        the study's directory (runs/studies/HASH)
   --name TEXT                          what the report calls it
 
-verbs
+verbs (core ablate VERB --help)
   plan      cells, trials, parameters, FLOPs and power; nothing is run or written   (--quick: without torch)
   run       plan if new, then run; the default                                      (--dry-run: as plan; -q)
   work      one more runner on an existing study
@@ -47,6 +48,7 @@ verbs
   extend    add seeds or levels; what is done stays    (DIR --seeds 10, --attention +NAME)
   confirm   fresh seeds for one arm and the baseline   (DIR --arm "attention=linear ffn=dense" --seeds 10)
   diff      what two studies do differently            (DIR DIR)
+  audit     repeat finished trials, compare all digits (DIR [ID ...], --trials 1)
   show      one trial                                  (DIR ID)
   slurm     a batch script of runners                  (DIR --runners 8)
   gc        remove what no finished trial needs        (DIR)
@@ -57,7 +59,8 @@ trials failed; 4 another study lies there; 5 nothing could be started; 6 a budge
 
 VERBS = {
     "plan": "plan", "run": "run", "work": "run", "trial": "run", "status": "look", "show": "look", "diff": "look",
-    "report": "report", "retry": "change", "extend": "change", "confirm": "change", "gc": "change", "slurm": "look",
+    "slurm": "look", "report": "report", "retry": "change", "extend": "change", "confirm": "change", "gc": "change",
+    "audit": "audit",
 }  # fmt: skip
 CODES = {"E-PLAN": 4, "E-BUDGET": 6, "E-POWER": 7, "E-NOSLOT": 5}
 """error -> exit status, where it is not 2"""
@@ -72,7 +75,9 @@ def main(words: list[str]) -> int:
         known = [name for name in VERBS if name != "trial"]
         raise UserError(f"`core ablate` has no verb {rest[0]!r}.{near(rest[0], known)} Verbs: {', '.join(known)}")
     if any(word in ("-h", "--help") for word in rest):
-        print(HELP)
+        from core.cli.ablate.usage import USAGE
+
+        print(USAGE.get(verb, HELP))
         return 0
     try:
         return getattr(import_module(f"core.cli.ablate.{VERBS[verb]}"), verb)(rest)
@@ -80,4 +85,12 @@ def main(words: list[str]) -> int:
         code = CODES.get(str(error).partition(":")[0])
         if code is not None:
             error.exit_code = code
+        raise
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        from core.study.sealed import told
+
+        with told(Path(error.filename or "the study")):
+            raise OSError(error.errno, error.strerror or str(error)) from error
         raise

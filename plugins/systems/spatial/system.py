@@ -135,6 +135,8 @@ class Spatial(System):
         if isinstance(piece, (Mask, Position)) and piece.indexed:
             known = "neighbours" if isinstance(piece, Mask) else "fourier"
             return f"the cells of a set come in no order; take one that goes by coordinates, such as `{known}`"
+        if isinstance(piece, Position) and piece.space() == 1:
+            return "cells lie in a plane or in space and not on a line; take one that reads all coordinates: `fourier`"
         return None
 
     def build(self, card: Card) -> nn.Module:
