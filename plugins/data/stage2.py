@@ -266,6 +266,11 @@ class Model:
             # sum |x - c|^2 = sum |x|^2 - 2 c . sum x + n |c|^2
             total += squares - 2 * float(shift_P @ self.train_SP[number]) + cells * float(shift_P @ shift_P)
         scale = math.sqrt(max(total, 0.0) / (self.count * self.place_SP.shape[1]))
+        if not 0 < scale < math.inf:
+            raise UserError(
+                f"positions of training cells spread by {scale} around the centre of their section: nothing can scale "
+                "them; divide otherwise (--by, --seed)"
+            )
         std_G = np.sqrt(self.square_G / self.count)
         return {"mean": self.mean_G.tolist(), "std": std_G.tolist(), "scale": scale}
 
