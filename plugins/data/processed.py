@@ -31,6 +31,10 @@ from plugins.data.transform import Fitted
 
 OPEN_FILES = 8
 """shards that are open at once"""
+MIXED = 64
+"""parts of sections that a window mixes, where sections are large: the more, the less an epoch remembers of the file"""
+SETS = {"random": 4, "patch": 16}
+"""sets that a part of a section makes at least, so that none is small; patches need room around them"""
 
 
 @final
@@ -47,7 +51,7 @@ class Processed(Data):
     reading: Literal["auto", "map", "stream"] = knob(
         "auto", "map: keep all decoded cells in memory; stream: a window of them; auto: map where they fit"
     )
-    memory: int = knob(512, "decoded cells that are held at once", ge=1, unit="MiB", acts="reading!=map")
+    memory: float = knob(512.0, "decoded cells that are held at once", gt=0, unit="MiB", acts="reading!=map")
     clip: float = knob(10.0, "standardised expression is held within +- this many deviations", gt=0, unit="sd")
     sets: Sets = group("how cells are grouped for training")
 
@@ -142,18 +146,20 @@ class ProcessedSplit(Split):
         room = self._source.room
         if room is None or sum(chunk.cells for chunk in self._chunks) <= room:
             return [self._chunks]
+        draw, size = self._source.sets.draw, self._source.sets.size
+        part = min(room, max(SETS.get(draw, 0) * size, room // MIXED))
         parts: list[list[Chunk]] = []
         for _, group_ in itertools.groupby(self._chunks, key=lambda chunk: chunk.section):
             chunks = list(group_)
-            if self._source.sets.draw == "section":
+            if draw == "section":
                 parts.append(chunks)
                 continue
-            if self._source.sets.draw == "random":
+            if draw == "random":
                 chunks = [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
             else:  # patches are of neighbours, and so are successive chunks; each epoch cuts them elsewhere
                 start = int(torch.randint(len(chunks), (), generator=generator))
                 chunks = chunks[start:] + chunks[:start]
-            parts += _packed([[chunk] for chunk in chunks], room)
+            parts += _packed([[chunk] for chunk in chunks], part)
         mixed = [parts[i] for i in torch.randperm(len(parts), generator=generator).tolist()]
         windows = _packed(mixed, room)
         return [tuple(sorted(window, key=lambda chunk: (chunk.section, chunk.first))) for window in windows]

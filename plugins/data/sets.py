@@ -48,8 +48,6 @@ class Sets:
     def deal(self, position_nP: np.ndarray, generator: torch.Generator) -> list[np.ndarray]:
         """Cells of a section in sets, as indices into them; each cell is in exactly one."""
         cells = len(position_nP)
-        if self.draw == "section":
-            return [np.arange(cells)]
         if self.draw == "patch":
             seed = int(torch.randint(2**62, (), generator=generator))
             return patches(position_nP, self.count(cells), np.random.default_rng(seed))
