@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, final
 
@@ -192,9 +192,14 @@ class Draft:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def finish(self) -> Listed:
-        """List every file in the manifest and put the folder in its place; an older one there goes away last."""
-        names = sorted(name for name in _walk(self.path) if name not in (MANIFEST, _LOCK))
+    def finish(self, wanted: Set[str]) -> Listed:
+        """List the wanted files in the manifest and put the folder in its place; an older one there goes away last.
+
+        Whatever else lies in the draft, as interrupted commands leave it, is removed.
+        """
+        for stray in {*_walk(self.path)} - wanted - {_LOCK}:
+            (self.path / stray).unlink()
+        names = sorted(wanted)
         files = {name: [(self.path / name).stat().st_size, file_sha(self.path / name)] for name in names}
         write_json(
             self.path / MANIFEST, {"schema": SCHEMA, "made": self.made, "key": self.key, "files": files}

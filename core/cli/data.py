@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+
 from core.errors import UserError
-from core.names import near
 from core.registry import BUILTIN, installed
 
 HELP = """usage: core data SUBCOMMAND ...
@@ -26,7 +27,7 @@ def main(words: list[str]) -> int:
         print(HELP.format(verbs="\n".join(f"  {n:{wide}}  {v.summary}{brought[n]}" for n, v in verbs.items())))
         return 0
     if words[0] not in verbs:
-        raise UserError(
-            f"`core data` has no subcommand {words[0]!r}.{near(words[0], verbs)} Subcommands: {', '.join(verbs)}"
-        )
+        hits = difflib.get_close_matches(words[0], verbs, n=1)  # `stage1` and `stage2` differ in their number alone
+        hint = f" Did you mean {hits[0]!r}?" if hits else ""
+        raise UserError(f"`core data` has no subcommand {words[0]!r}.{hint} Subcommands: {', '.join(verbs)}")
     return int(verbs[words[0]].load()(words[1:]) or 0)

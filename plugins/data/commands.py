@@ -76,13 +76,19 @@ def prepare(words: list[str]) -> int:
     if found is None:
         return 0
     (read, transform, merge, ratios), places = found
-    out = Path(merge.out)
-    from core.listed import finished_key
+    from core.listed import finished_key, read_listed
 
-    finished_key(out, second.MADE)  # refuses what is not ours before any work
+    out = Path(merge.out)
     middle = out.with_name(f".{out.name}.stage1")
-    title = read.title or out.resolve().name
-    first.stage1(places, attrs.evolve(read, out=str(middle), title=title), transform, _tell)
+    read = attrs.evolve(read, out=str(middle), title=read.title or out.resolve().name)
+    old = finished_key(out, second.MADE)
+    if old:
+        with first.planned(places, read, transform, lambda line: None) as plan:
+            new = second.key_of([plan.key], merge, ratios)
+        if old == new:
+            _tell(f"{out} is up to date: same content, same parameters")
+            return _done(read_listed(out, second.MADE), use=True)
+    first.stage1(places, read, transform, _tell)
     listed = second.stage2([str(middle)], merge, ratios, _tell)
     shutil.rmtree(middle)
     return _done(listed, use=True)

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from core.errors import UserError
-from core.names import near
 from plugins.data.cells import Block
 
 SHOWN = 5
@@ -26,7 +25,9 @@ def read_panel(path: Path) -> tuple[str, ...]:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".txt", ".csv", ".tsv"))
-        raise UserError(f"--genes {path}: there is no such file.{near(path.name, beside)}") from None
+        raise UserError(
+            f"--genes {path}: there is no such file; beside it: {', '.join(beside[:SHOWN]) or 'none'}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--genes {path} cannot be read as text: {error}") from None
     words = [word.strip().strip('"') for line in text.splitlines() for word in line.replace("\t", ",").split(",")]
@@ -77,7 +78,8 @@ def columns_of(panel: Sequence[str], genes: Sequence[str], where: str) -> np.nda
     place = {gene: i for i, gene in enumerate(genes)}
     column_G = np.array([place.get(gene, -1) for gene in panel], np.int64)
     if (column_G < 0).all():
-        close = near(panel[0], genes)
+        alike = {gene.casefold(): gene for gene in genes}.get(panel[0].casefold())
+        close = f" Did you mean {alike!r}?" if alike else ""
         raise UserError(
             f"{where} has none of the {len(panel)} genes of the panel (panel: {_some(panel)}; file: {_some(genes)})."
             f"{close} Are both names of one kind, symbols or identifiers?"

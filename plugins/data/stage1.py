@@ -5,12 +5,13 @@ n cells, G genes of the panel, P axes of space.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -39,6 +40,8 @@ FORMAT = 1
 """revision of what this stage writes; part of every key"""
 MANY_GENES = 2048
 """panel size from which sparse input is stored sparse"""
+READ = ("position", "section", "cell_type", "layer")
+"""flags that say what is read from a file"""
 Tell = Callable[[str], None]
 
 
@@ -69,7 +72,7 @@ class Stage1:
 
 
 @final
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Input:
     """One section of one file."""
 
@@ -96,69 +99,90 @@ def stage1(inputs: Sequence[str], asked: Stage1, transform: Transform, tell: Tel
     Raises:
         UserError: inputs or parameters that contradict each other or cannot be used.
     """
-    place = Path(asked.out)
     if not asked.out:
         raise UserError("-o is missing: name the folder to write")
+    place = Path(asked.out)
     old = finished_key(place, MADE)
-    files = [(AnnDataFile(path), path) for path in found(inputs)]
+    with planned(inputs, asked, transform, tell) as plan:
+        if old == plan.key:
+            tell(f"{place} is up to date: same content, same parameters")
+            return read_listed(place, MADE)
+        return _write(plan, asked, transform, tell, place)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What is to be done, before any expression is read."""
+
+    panel: tuple[str, ...]
+    panel_said: str
+    matrix: str
+    dims: int
+    sparse: bool
+    title: str
+    parts: dict[str, Input]
+    """by name, in order"""
+    keys: dict[str, str]
+    """of each section: its content and everything that its numbers depend on"""
+    key: str
+
+
+@contextlib.contextmanager
+def planned(inputs: Sequence[str], asked: Stage1, transform: Transform, tell: Tell) -> Iterator[Plan]:
+    """Open the files and look through everything but expression; they close when the block ends."""
+    files: list[tuple[AnnDataFile, Path]] = []
     try:
-        return _stage1(files, asked, transform, tell, place, old)
+        for path in found(inputs):
+            files.append((AnnDataFile(path), path))
+        panel, panel_said = _panel(asked, files)
+        tell(f"panel: {len(panel)} genes, {panel_said}")
+        dims = _dims(asked, files)
+        matrix = f"layers/{asked.layer}" if asked.layer else "X"
+        sparse = _sparse(asked, files, matrix, len(panel))
+        stems = _stems([path for _, path in files])
+        cut = [part for (file, path), stem in zip(files, stems, strict=True) for part in _inputs(file, path, stem, asked)]
+        cut = _large_enough(cut, asked, tell)
+        parts = {name: next(part for part in cut if part.name == name) for name in ordered({part.name for part in cut})}
+        read = {k: v for k, v in settings(asked).items() if k in READ}
+        common = [FORMAT, panel, dims, sparse, settings(transform), read]
+        keys = {name: digest([common, part.sha, name, len(part.rows)]) for name, part in parts.items()}
+        title = asked.title or Path(asked.out).resolve().name
+        yield Plan(
+            panel=panel, panel_said=panel_said, matrix=matrix, dims=dims, sparse=sparse, title=title, parts=parts,
+            keys=keys, key=digest([keys, title, asked.z_spacing, panel_said]),
+        )  # fmt: skip
     finally:
         for file, _ in files:
             file.close()
 
 
-def _stage1(
-    files: list[tuple[AnnDataFile, Path]], asked: Stage1, transform: Transform, tell: Tell, place: Path, old: str | None
-) -> Listed:
-    panel, panel_said = _panel(asked, files)
-    tell(f"panel: {len(panel)} genes, {panel_said}")
-    dims = _dims(asked, files)
-    matrix = f"layers/{asked.layer}" if asked.layer else "X"
-    sparse = _sparse(asked, files, matrix, len(panel))
-    stems = _stems([path for _, path in files])
-    cut = [part for (file, path), stem in zip(files, stems, strict=True) for part in _inputs(file, path, stem, asked)]
-    cut = _large_enough(cut, asked, tell)
-    names = ordered({part.name for part in cut})
-    by_name = {part.name: part for part in cut}
-    common = {
-        "format": FORMAT, "panel": panel, "dims": dims, "sparse": sparse, "transform": settings(transform),
-        "read": {k: v for k, v in settings(asked).items() if k in ("position", "cell_type", "layer", "section")},
-    }  # fmt: skip
-    keys = {name: digest([common, by_name[name].sha, name, len(by_name[name].rows)]) for name in names}
-    title = asked.title or place.resolve().name
-    key = digest([keys, title, asked.z_spacing, panel_said])
-    if old == key:
-        tell(f"{place} is up to date: same content, same parameters")
-        return read_listed(place, MADE)
-    largest = max(len(part.rows) for part in cut)
-    tell(f"{len(names)} section(s), {sum(len(part.rows) for part in cut)} cells, {dims}-D; {_bound(largest, len(panel))}")
-    with Draft(place, MADE, key) as draft:
+def _write(plan: Plan, asked: Stage1, transform: Transform, tell: Tell, place: Path) -> Listed:
+    sizes = [len(part.rows) for part in plan.parts.values()]
+    tell(f"{len(sizes)} section(s), {sum(sizes)} cells, {plan.dims}-D; {_bound(max(sizes), len(plan.panel))}")
+    with Draft(place, MADE, plan.key) as draft:
         homes = [place, *draft.other_drafts()]
         infos = []
-        for number, name in enumerate(names):
-            base = f"sections/{_slug(name)}-{keys[name][:16]}"
+        for number, (name, part) in enumerate(plan.parts.items()):
+            base = f"sections/{_slug(name)}-{plan.keys[name][:16]}"
             info = _reused(draft, homes, base)
             how = "reused" if info is not None else "written"
             if info is None:
-                info = _section(draft, base, by_name[name], keys[name], panel, matrix, dims, sparse, asked, transform)
+                info = _section(draft, base, part, plan, asked, transform)
             infos.append(info | {"file": f"{base}.parquet", "info": f"{base}.json", "z": number * asked.z_spacing})
             absent = f", {len(info['absent'])} genes absent (0)" if info["absent"] else ""
-            tell(f"[{number + 1}/{len(names)}] {name}: {info['cells']} cells{absent}, {how}")
+            tell(f"[{number + 1}/{len(sizes)}] {name}: {info['cells']} cells{absent}, {how}")
             for warning in info["warnings"]:
                 tell(f"  note: {name}: {warning}")
-        wanted = {f"{Path(info['file']).name}" for info in infos} | {Path(info["info"]).name for info in infos}
-        for stray in (draft.path / "sections").iterdir():
-            if stray.name not in wanted:
-                stray.unlink()
         slim = [{k: v for k, v in info.items() if k not in ("fitted", "warnings")} for info in infos]
         metadata = {
-            "name": title, "genes": list(panel), "panel": panel_said, "dims": dims, "z_spacing": asked.z_spacing,
-            "sparse": sparse, "transform": settings(transform), "steps": transform.describe(sparse=sparse),
-            "read": common["read"], "sections": slim,
+            "name": plan.title, "genes": list(plan.panel), "panel": plan.panel_said, "dims": plan.dims,
+            "z_spacing": asked.z_spacing, "sparse": plan.sparse, "transform": settings(transform),
+            "steps": transform.describe(sparse=plan.sparse),
+            "read": {k: v for k, v in settings(asked).items() if k in READ}, "sections": slim,
         }  # fmt: skip
         write_json(draft.path / "metadata.json", metadata)
-        return draft.finish()
+        return draft.finish({"metadata.json", *(info[what] for info in infos for what in ("file", "info"))})
 
 
 def found(inputs: Sequence[str]) -> list[Path]:
@@ -261,10 +285,10 @@ def _large_enough(parts: list[Input], asked: Stage1, tell: Tell) -> list[Input]:
 
 
 def _section(
-    draft: Draft, base: str, part: Input, key: str, panel: tuple[str, ...], matrix: str, dims: int, sparse: bool,
-    asked: Stage1, transform: Transform,
-) -> dict[str, Any]:  # fmt: skip
+    draft: Draft, base: str, part: Input, plan: Plan, asked: Stage1, transform: Transform
+) -> dict[str, Any]:
     """Write one section; what a reader has to know of it."""
+    panel, dims, sparse, key = plan.panel, plan.dims, plan.sparse, plan.keys[part.name]
     place_nP = positions(part.file, asked.position)[part.rows][:, :dims]
     _check_places(place_nP, part, asked.position)
     size = group_rows(len(panel), sparse=sparse)
@@ -273,8 +297,8 @@ def _section(
     by_name = np.argsort(named_n, kind="stable")
     order = by_name[tiled(place_nP[by_name], size)]
     column_G = columns_of(panel, part.file.genes, part.file.name)
-    counts = _counts(part, matrix, column_G, sparse=sparse)[order]
-    warnings = _check_counts(counts, part, panel, transform, asked)
+    counts = _counts(part, plan.matrix, column_G, sparse=sparse)[order]
+    warnings = _check_counts(counts, part, panel, transform)
     fitted, values, total_n = Fitted.fit(counts, transform)
     codes_n, known, _ = cell_types(part.file, asked.cell_type)
     type_n = codes_n[part.rows][order]
@@ -332,9 +356,8 @@ def _check_places(place_nP: np.ndarray, part: Input, key: str) -> None:
         raise UserError(f"{part.where}: obsm[{key!r}] is too large for any arithmetic: give a unit such as micrometres")
 
 
-def _check_counts(
-    counts: Block, part: Input, panel: tuple[str, ...], transform: Transform, asked: Stage1
-) -> list[str]:
+def _check_counts(counts: Block, part: Input, panel: tuple[str, ...], transform: Transform) -> list[str]:
+    """Refuse what no transform can take; notes on what looks wrong."""
     values = counts.data if sp.issparse(counts) else counts
     if not np.isfinite(values).all():
         bad = counts.indices[~np.isfinite(values)] if sp.issparse(counts) else np.nonzero(~np.isfinite(values))[1]

@@ -108,7 +108,7 @@ def stage2(folders: Sequence[str], asked: Stage2, ratios: Ratios, tell: Tell) ->
     place = Path(asked.out)
     old = finished_key(place, MADE)
     inputs = [read_listed(Path(folder).expanduser(), STAGE1) for folder in folders]
-    key = digest([FORMAT, [listed.key for listed in inputs], settings(asked), settings(ratios)])
+    key = key_of([listed.key for listed in inputs], asked, ratios)
     if old == key:
         tell(f"{place} is up to date: same content, same parameters")
         return read_listed(place, MADE)
@@ -142,11 +142,12 @@ def stage2(folders: Sequence[str], asked: Stage2, ratios: Ratios, tell: Tell) ->
         statistics = {name: _in_merged(f, by_name[name].column_G) for name, f in fitted.items()}
         write_json(draft.path / "statistics.json", statistics)
         write_atomic(draft.path / "README.md", write_card(place.resolve().name, metadata))
-        wanted = {"metadata.json", "statistics.json", "README.md", ".lock", *shards}
-        for path in [p for p in draft.path.rglob("*") if p.is_file()]:
-            if path.relative_to(draft.path).as_posix() not in wanted:
-                path.unlink()
-        return draft.finish()
+        return draft.finish({"metadata.json", "statistics.json", "README.md", *shards})
+
+
+def key_of(inputs: Sequence[str], asked: Stage2, ratios: Ratios) -> str:
+    """The key of what stage 2 makes of folders with these keys."""
+    return digest([FORMAT, list(inputs), settings(asked), settings(ratios)])
 
 
 def _merge(inputs: Sequence[Listed], said: Sequence[Mapping[str, Any]], asked: Stage2) -> dict[str, Any]:
