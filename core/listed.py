@@ -201,9 +201,7 @@ class Draft:
             (self.path / stray).unlink()
         names = sorted(wanted)
         files = {name: [(self.path / name).stat().st_size, file_sha(self.path / name)] for name in names}
-        write_json(
-            self.path / MANIFEST, {"schema": SCHEMA, "made": self.made, "key": self.key, "files": files}
-        )
+        write_json(self.path / MANIFEST, {"schema": SCHEMA, "made": self.made, "key": self.key, "files": files})
         for folder in {(self.path / name).parent for name in names}:
             sync_folder(folder)
         (self.path / _LOCK).unlink()

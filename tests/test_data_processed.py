@@ -29,7 +29,9 @@ def unprobed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anndata_file, "_probe", lambda path: None)
 
 
-def prepared(folder: Path, *, count: int = 90, sections: int = 3, genes: int = 8, store: str = "dense", **flags) -> Path:
+def prepared(
+    folder: Path, *, count: int = 90, sections: int = 3, genes: int = 8, store: str = "dense", **flags
+) -> Path:
     """A folder of cells that is made once."""
     flags = {"by": "block", "blocks": 6, "valid": 0.2, "test": 0.2, "shard": 40} | flags
     name = "-".join(map(str, (count, sections, genes, store, *flags.values())))
@@ -103,9 +105,7 @@ class TestLoader:
     @pytest.mark.parametrize("reading", ["map", "stream"])
     @given(workers=st.sampled_from([1, 2, 4]), ranks=st.sampled_from([1, 2]), epoch=st.integers(0, 3))
     @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_each_cell_once(
-        self, large: Path, reading: str, draw: str, workers: int, ranks: int, epoch: int
-    ) -> None:
+    def test_each_cell_once(self, large: Path, reading: str, draw: str, workers: int, ranks: int, epoch: int) -> None:
         """Over all workers of all ranks, every cell comes exactly once an epoch."""
         found: Counter[int] = Counter()
         for rank in range(ranks):
@@ -136,7 +136,9 @@ class TestLoader:
         source = reader(large, reading="stream", room=200).open()
         held: list[int] = []
         load = type(source).load
-        monkeypatch.setattr(type(source), "load", lambda s, chunks: held.append(sum(c.cells for c in chunks)) or load(s, chunks))
+        monkeypatch.setattr(
+            type(source), "load", lambda s, chunks: held.append(sum(c.cells for c in chunks)) or load(s, chunks)
+        )
         split = source.split("train", Streams(0))
         for i in range(split.batches(0)):
             split.batch(0, i)

@@ -58,7 +58,7 @@ def test_only_what_the_manifest_lists(core: Callable, made: Path, stand: Stand) 
     said = core("push", str(made), "my-lab/cortex")
     assert (said.code, said.out) == (0, "https://huggingface.co/datasets/my-lab/cortex\n")
     assert stand.calls[0] == ("create", ("my-lab/cortex", "dataset", True, True))
-    (name, files), = stand.calls[1:]
+    ((name, files),) = stand.calls[1:]
     assert name == "commit"
     listed = json.loads((made / "manifest.json").read_text())["files"]
     assert files.keys() == {*listed, "manifest.json"}
@@ -144,9 +144,7 @@ if importlib.util.find_spec("huggingface_hub") is not None:
 if importlib.util.find_spec("datasets") is not None:
 
     @pytest.mark.parametrize("store", ["dense", "sparse"])
-    def test_datasets_load_a_folder(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
-    ) -> None:
+    def test_datasets_load_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
         """`datasets.load_dataset` gives the three splits with the columns of the files, and no network is asked."""
         monkeypatch.setattr(anndata_file, "_probe", lambda path: None)
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):

@@ -14,6 +14,7 @@ from core.names import Bare, Text, near
 from core.params import Field, fields, spell_type
 from core.structure import structure
 
+
 def read_flags(
     classes: Sequence[type], words: Sequence[str], verb: str, short: dict[str, str] | None = None
 ) -> tuple[list[Any], list[str]]:
@@ -69,7 +70,7 @@ def read_flags(
     try:
         return [cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values}) for cls in classes], places
     except ValueError as error:
-        raise UserError(f"core {verb}: {str(error)}") from None
+        raise UserError(f"core {verb}: {error!s}") from None
 
 
 def describe_flags(classes: Sequence[type], short: dict[str, str] | None = None) -> str:

@@ -16,8 +16,8 @@ from core.names import near
 HELP = """usage: core push FOLDER ORGANISATION/NAME [--public] [--dry-run]
 
 Upload a folder of `core data prepare` or `core data stage2` to the Hugging Face Hub as a data set, private unless
---public is given. Every file is first compared with the manifest, and nothing but what the manifest lists is uploaded, in
-one commit. Needs the extra `hub`.
+--public is given. Every file is first compared with the manifest, and nothing but what the manifest lists is uploaded,
+in one commit. Needs the extra `hub`.
 
 The token comes from `hf auth login` or the variable HF_TOKEN; there is no flag for it, because a command line can be
 read by others.
@@ -35,9 +35,7 @@ class Hub(Protocol):
 
     def create_repo(self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool) -> Any: ...
 
-    def create_commit(
-        self, repo_id: str, operations: Sequence[Any], *, commit_message: str, repo_type: str
-    ) -> Any: ...
+    def create_commit(self, repo_id: str, operations: Sequence[Any], *, commit_message: str, repo_type: str) -> Any: ...
 
 
 def main(words: list[str]) -> int:

@@ -48,9 +48,7 @@ class Divided:
     sentence: str
 
 
-def divide(
-    cells: Mapping[str, int], places: Callable[[str], tuple[np.ndarray, np.ndarray]], asked: Ratios
-) -> Divided:
+def divide(cells: Mapping[str, int], places: Callable[[str], tuple[np.ndarray, np.ndarray]], asked: Ratios) -> Divided:
     """Divide sections; a function of names, positions and seed, not of any order.
 
     Args:
@@ -72,7 +70,8 @@ def divide(
     empty = [name for name, count in zip(SPLITS, counts, strict=True) if count == 0]
     if empty:
         raise UserError(
-            f"the split {empty[0]!r} would be empty: raise its share, or cut finer (--by block --blocks N, or --by cell)"
+            f"the split {empty[0]!r} would be empty: raise its share, or cut finer "
+            "(--by block --blocks N, or --by cell)"
         )
     return made
 
@@ -97,7 +96,7 @@ def _by_section(
     if len(rest) == 1:
         # With one section to train on, validation can only be a part of it.
         name = rest[0]
-        inner = _by_block({name: cells[name]}, places, attrs.evolve(asked, by="block", hold="", test=1e-9), test=False)
+        inner = _by_block({name: cells[name]}, places, asked, test=False)
         codes = {n: np.full(cells[n], 2) for n in test} | dict(inner.codes)
         return Divided(
             codes,

@@ -23,6 +23,7 @@ from plugins.data.cut import Cut
 from plugins.data.prepare import Prepare
 from plugins.data.sets import CellSource, Sets
 
+
 @final
 @params
 class H5ad(Data):

@@ -26,8 +26,9 @@ from plugins.data.division import SPLITS
 from plugins.data.prepare import FLAT
 from plugins.data.sets import Sets
 from plugins.data.shards import Reader
-from plugins.data.stage2 import FOLDERS, MADE
+from plugins.data.stage2 import MADE
 from plugins.data.transform import Fitted
+from plugins.data.windows import Chunk, Window, by_section, chunks_of, packed
 
 OPEN_FILES = 8
 """shards that are open at once"""
@@ -42,9 +43,9 @@ SETS = {"random": 4, "patch": 16}
 class Processed(Data):
     """A folder of `core data prepare` or `core data stage2`: cells in Parquet, split when they were prepared.
 
-    Where the training cells fit into `memory` they are decoded once and kept; a larger set streams: each epoch takes its
-    sections (or random parts of those that are larger than a window) in a random order, a window of `memory` at a time,
-    and deals the cells of each window at random. Either way every cell comes exactly once an epoch.
+    Where the training cells fit into `memory` they are decoded once and kept; a larger set streams: each epoch takes
+    its sections (or parts of those that are large) in a random order, a window of `memory` at a time, and deals the
+    cells of each window at random. Either way every cell comes exactly once an epoch.
     """
 
     path: str = knob("processed", "the folder; its content counts for a run, not its place", identity=False)
@@ -63,35 +64,6 @@ class Processed(Data):
                 its manifest does not list or not in that size.
         """
         return ProcessedSource(read_listed(Path(self.path).expanduser(), MADE), self)
-
-
-@final
-@attrs.frozen
-class Chunk:
-    """A row group of a shard: cells of one section."""
-
-    file: str
-    number: int
-    section: int
-    cells: int
-    first: int
-    """index of its first cell in the data set"""
-
-
-@final
-@attrs.frozen(eq=False)
-class Window:
-    """Decoded chunks, those of a section side by side."""
-
-    chunks: tuple[Chunk, ...]
-    values: Block
-    """(n, G) as stored, dense or CSR"""
-    position_nP: np.ndarray
-    """from the centre of each cell's section, in model units"""
-    type_n: np.ndarray
-    index_n: np.ndarray
-    spans: tuple[tuple[int, int, int], ...]
-    """(section, first, end) of each section's rows"""
 
 
 @final
@@ -137,7 +109,7 @@ class ProcessedSplit(Split):
         if self._plan is None or self._plan[0] != epoch:
             windows = self._arrange(self._streams.generator("order", epoch))
             width = self._source.sets.per_batch
-            sets = [sum(map(self._source.sets.count, _by_section(window).values())) for window in windows]
+            sets = [sum(map(self._source.sets.count, by_section(window).values())) for window in windows]
             self._plan = (epoch, windows, list(itertools.accumulate(-(-count // width) for count in sets)))
         return self._plan[1:]
 
@@ -159,9 +131,9 @@ class ProcessedSplit(Split):
             else:  # patches are of neighbours, and so are successive chunks; each epoch cuts them elsewhere
                 start = int(torch.randint(len(chunks), (), generator=generator))
                 chunks = chunks[start:] + chunks[:start]
-            parts += _packed([[chunk] for chunk in chunks], part)
+            parts += packed([[chunk] for chunk in chunks], part)
         mixed = [parts[i] for i in torch.randperm(len(parts), generator=generator).tolist()]
-        windows = _packed(mixed, room)
+        windows = packed(mixed, room)
         return [tuple(sorted(window, key=lambda chunk: (chunk.section, chunk.first))) for window in windows]
 
     def _window(self, chunks: tuple[Chunk, ...]) -> Window:
@@ -193,7 +165,7 @@ class ProcessedSource(Source):
         self._std_G = np.where(std_G > FLAT * (1 + np.abs(self._mean_G)), std_G, 0.0)
         self._slope_G = ((self._std_G > 0) / np.where(self._std_G > 0, self._std_G, 1.0)).astype(np.float32)
         self._centre_SP = np.array([section["centre"] for section in said["sections"]])
-        self._chunks = _chunks(said["shards"])
+        self._chunks = chunks_of(said["shards"])
         self._readers: dict[str, Reader] = {}
         filled = 0.1 * 8 if said["sparse"] else 4.0
         each = filled * len(said["genes"]) + 8 * said["dims"] + 16
@@ -282,7 +254,7 @@ class ProcessedSource(Source):
             index_n[at:end] = np.arange(chunk.first, chunk.first + chunk.cells)
             at = end
         spans, at = [], 0
-        for section, count in _by_section(chunks).items():
+        for section, count in by_section(chunks).items():
             spans.append((section, at, at + count))
             at += count
         values = sp.vstack(parts, format="csr") if sparse else dense_nG
@@ -363,39 +335,3 @@ class ProcessedSource(Source):
             fingerprint=digest([files, numbers]),
             facts=facts,
         )
-
-
-def _chunks(shards: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[Chunk]]:
-    """The row groups of each split, numbered through."""
-    found: dict[str, list[Chunk]] = {name: [] for name in SPLITS}
-    first = 0
-    for split in SPLITS:
-        for file, groups in shards.items():
-            if not file.startswith(f"data/{FOLDERS[split]}-"):
-                continue
-            for number, (section, cells) in enumerate(groups):
-                found[split].append(Chunk(file, number, section, cells, first))
-                first += cells
-    return found
-
-
-def _packed(parts: Sequence[Sequence[Chunk]], room: int) -> list[list[Chunk]]:
-    """Successive parts put together while they fit; a part larger than the room stands alone."""
-    packed: list[list[Chunk]] = []
-    filled = room
-    for part in parts:
-        cells = sum(chunk.cells for chunk in part)
-        if filled + cells > room:
-            packed.append([])
-            filled = 0
-        packed[-1] += part
-        filled += cells
-    return packed
-
-
-def _by_section(chunks: Sequence[Chunk]) -> dict[int, int]:
-    """Cells of each section, in the order of the chunks."""
-    cells: dict[int, int] = {}
-    for chunk in chunks:
-        cells[chunk.section] = cells.get(chunk.section, 0) + chunk.cells
-    return cells

@@ -166,7 +166,11 @@ class Reader:
         columns = {name: table.column(name).combine_chunks() for name in wanted}
         if self._sparse:
             starts = columns["indices"].offsets.to_numpy()
-            parts = (columns["values"].flatten().to_numpy(), columns["indices"].flatten().to_numpy(), starts - starts[0])
+            parts = (
+                columns["values"].flatten().to_numpy(),
+                columns["indices"].flatten().to_numpy(),
+                starts - starts[0],
+            )
             values: Block = sp.csr_matrix(parts, shape=(count, self._genes))
         else:
             values = columns["expression"].flatten().to_numpy().reshape(count, self._genes)

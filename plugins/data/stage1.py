@@ -17,20 +17,18 @@ from typing import Any, Literal, final
 
 import attrs
 import numpy as np
-import scipy.sparse as sp
 
 from core.cli.flags import settings
 from core.errors import UserError
 from core.files import write_json
 from core.identity import digest
 from core.listed import Draft, Listed, file_sha, finished_key, read_listed
-from core.names import near
 from core.params import knob, params
 from plugins.data.anndata_file import AnnDataFile
-from plugins.data.cells import BLOCK, Block, ordered
-from plugins.data.columns import cell_types, positions, sections
-from plugins.data.panel import columns_of, pick, read_panel, shared_panel
-from plugins.data.prepare import LOG_ABOVE
+from plugins.data.cells import BLOCK, ordered
+from plugins.data.columns import cell_types, positions
+from plugins.data.inputs import Input, check_counts, check_places, counts_of, found, inputs_of, stems
+from plugins.data.panel import columns_of, read_panel, shared_panel
 from plugins.data.shards import Cells, Writer, group_rows
 from plugins.data.tiles import tiled
 from plugins.data.transform import Fitted, Transform
@@ -63,25 +61,15 @@ class Stage1:
         "auto", "axes of space; 2 takes the first two columns of three; auto: as stored, if all inputs agree"
     )
     z_spacing: float = knob(
-        0.0, "distance of successive sections, in the unit of positions, as a third axis of 2-D sections (0: none)", ge=0
+        0.0,
+        "distance of successive sections, in the unit of positions, as a third axis of 2-D sections (0: none)",
+        ge=0,
     )
     store: Literal["auto", "dense", "sparse"] = knob(
-        "auto", f"fixed-size lists, or lists of indices and values; auto: sparse for sparse input of {MANY_GENES}+ genes"
+        "auto",
+        f"fixed-size lists, or lists of indices and values; auto: sparse for sparse input of {MANY_GENES}+ genes",
     )
     min_cells: int = knob(0, "leave out sections of fewer cells, and say so (0: refuse sections of one cell)", ge=0)
-
-
-@final
-@attrs.frozen(eq=False)
-class Input:
-    """One section of one file."""
-
-    file: AnnDataFile
-    sha: str
-    where: str
-    """how a message calls it"""
-    name: str
-    rows: np.ndarray
 
 
 def stage1(inputs: Sequence[str], asked: Stage1, transform: Transform, tell: Tell) -> Listed:
@@ -140,8 +128,12 @@ def planned(inputs: Sequence[str], asked: Stage1, transform: Transform, tell: Te
         dims = _dims(asked, files)
         matrix = f"layers/{asked.layer}" if asked.layer else "X"
         sparse = _sparse(asked, files, matrix, len(panel))
-        stems = _stems([path for _, path in files])
-        cut = [part for (file, path), stem in zip(files, stems, strict=True) for part in _inputs(file, path, stem, asked)]
+        called = stems([path for _, path in files])
+        cut = [
+            part
+            for (file, path), stem in zip(files, called, strict=True)
+            for part in inputs_of(file, path, stem, asked.section)
+        ]
         cut = _large_enough(cut, asked, tell)
         parts = {name: next(part for part in cut if part.name == name) for name in ordered({part.name for part in cut})}
         read = {k: v for k, v in settings(asked).items() if k in READ}
@@ -185,36 +177,6 @@ def _write(plan: Plan, asked: Stage1, transform: Transform, tell: Tell, place: P
         return draft.finish({"metadata.json", *(info[what] for info in infos for what in ("file", "info"))})
 
 
-def found(inputs: Sequence[str]) -> list[Path]:
-    """The files that inputs name, folders opened up, in order of their names.
-
-    Raises:
-        UserError: a path that is not there, that is no .h5ad file, that holds none, or that is given twice.
-    """
-    if not inputs:
-        raise UserError("name the .h5ad files to prepare, or a folder that holds them")
-    files: list[Path] = []
-    for text in inputs:
-        path = Path(text).expanduser()
-        if path.is_dir():
-            inside = sorted(path.glob("*.h5ad"))
-            if not inside:
-                raise UserError(f"the folder {text!r} holds no .h5ad file")
-            files += inside
-        elif not path.exists():
-            beside = sorted(p.name for p in path.parent.glob("*.h5ad"))
-            raise UserError(f"there is no file {text!r}.{near(path.name, beside)}")
-        elif path.suffix != ".h5ad":
-            raise UserError(f"{text!r} is no .h5ad file: save it with adata.write_h5ad(...)")
-        else:
-            files.append(path)
-    real = [path.resolve() for path in files]
-    twice = [str(path) for path, own in zip(files, real, strict=True) if real.count(own) > 1]
-    if twice:
-        raise UserError(f"{twice[0]!r} is given twice, so its cells would count twice: name it once")
-    return sorted(files, key=lambda path: (path.name, str(path)))
-
-
 def _panel(asked: Stage1, files: list[tuple[AnnDataFile, Path]]) -> tuple[tuple[str, ...], str]:
     if asked.genes:
         path = Path(asked.genes).expanduser()
@@ -245,29 +207,6 @@ def _sparse(asked: Stage1, files: list[tuple[AnnDataFile, Path]], matrix: str, g
     return genes >= MANY_GENES and all(file.is_sparse(matrix) for file, _ in files)
 
 
-def _stems(paths: list[Path]) -> list[str]:
-    """What each file calls its sections: its stem, with the folder's name before it where stems repeat."""
-    stems = [path.stem for path in paths]
-    longer = [s if stems.count(s) == 1 else f"{p.resolve().parent.name}-{s}" for s, p in zip(stems, paths, strict=True)]
-    twice = [stem for stem in longer if longer.count(stem) > 1]
-    if twice:
-        raise UserError(f"two inputs are called {twice[0]!r}, so their sections could not be told apart: rename a file")
-    return longer
-
-
-def _inputs(file: AnnDataFile, path: Path, stem: str, asked: Stage1) -> list[Input]:
-    if not file.shape[0]:
-        raise UserError(f"{file.name} has no cells")
-    codes_n, names, said = sections(file, asked.section)
-    sha = file_sha(path)
-    whole = names == ("all",) and said.startswith("no column")
-    parts = []
-    for code, name in enumerate(names):
-        called = stem if whole else f"{stem}:{name}"
-        parts.append(Input(file, sha, f"{file.name}, section {called!r}", called, np.flatnonzero(codes_n == code)))
-    return parts
-
-
 def _large_enough(parts: list[Input], asked: Stage1, tell: Tell) -> list[Input]:
     small = [part for part in parts if len(part.rows) < max(2, asked.min_cells)]
     if small and not asked.min_cells:
@@ -284,21 +223,19 @@ def _large_enough(parts: list[Input], asked: Stage1, tell: Tell) -> list[Input]:
     return kept
 
 
-def _section(
-    draft: Draft, base: str, part: Input, plan: Plan, asked: Stage1, transform: Transform
-) -> dict[str, Any]:
+def _section(draft: Draft, base: str, part: Input, plan: Plan, asked: Stage1, transform: Transform) -> dict[str, Any]:
     """Write one section; what a reader has to know of it."""
     panel, dims, sparse, key = plan.panel, plan.dims, plan.sparse, plan.keys[part.name]
     place_nP = positions(part.file, asked.position)[part.rows][:, :dims]
-    _check_places(place_nP, part, asked.position)
+    check_places(place_nP, part, asked.position)
     size = group_rows(len(panel), sparse=sparse)
     # Names first, so that coincident cells too come in an order of their own, whatever the file's.
     named_n = part.file.names[part.rows]
     by_name = np.argsort(named_n, kind="stable")
     order = by_name[tiled(place_nP[by_name], size)]
     column_G = columns_of(panel, part.file.genes, part.file.name)
-    counts = _counts(part, plan.matrix, column_G, sparse=sparse)[order]
-    warnings = _check_counts(counts, part, panel, transform)
+    counts = counts_of(part, plan.matrix, column_G, sparse=sparse)[order]
+    warnings = check_counts(counts, part, panel, transform)
     fitted, values, total_n = Fitted.fit(counts, transform)
     codes_n, known, _ = cell_types(part.file, asked.cell_type)
     type_n = codes_n[part.rows][order]
@@ -320,66 +257,6 @@ def _section(
     }  # fmt: skip
     write_json(draft.path / f"{base}.json", info)
     return info
-
-
-def _counts(part: Input, matrix: str, column_G: np.ndarray, *, sparse: bool) -> Block:
-    """The panel's columns of a section's rows, read in blocks."""
-    held = part.file.matrix(matrix, backed=not part.file.by_column(matrix))
-    step = max(1, BLOCK // max(1, held.shape[1]))
-    picked = []
-    for start in range(0, len(part.rows), step):
-        rows = part.rows[start : start + step]
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        # One run and a choice from it is far faster than scattered rows, unless most of the run is for nothing.
-        near_by = last - first <= 4 * len(rows)
-        block = held[np.arange(first, last)][rows - first] if near_by else held[rows]
-        chosen = pick(block, column_G)
-        picked.append(sp.csr_matrix(chosen) if sparse else chosen.toarray() if sp.issparse(chosen) else chosen)
-    return sp.vstack(picked, format="csr") if sparse else np.concatenate(picked)
-
-
-def _check_places(place_nP: np.ndarray, part: Input, key: str) -> None:
-    finite_n = np.isfinite(place_nP).all(axis=1)
-    if not finite_n.all():
-        raise UserError(
-            f"{part.where}: obsm[{key!r}] is NaN or infinite for {int((~finite_n).sum())} of {len(finite_n)} cells: "
-            "remove these cells, or name another key with --position"
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = float(np.sqrt(np.square(place_nP - place_nP.mean(axis=0)).mean()))
-    if spread == 0:
-        raise UserError(
-            f"{part.where}: obsm[{key!r}] puts all {len(place_nP)} cells at one place: name another key with "
-            "--position, or remove the section"
-        )
-    if not spread < np.inf:
-        raise UserError(f"{part.where}: obsm[{key!r}] is too large for any arithmetic: give a unit such as micrometres")
-
-
-def _check_counts(counts: Block, part: Input, panel: tuple[str, ...], transform: Transform) -> list[str]:
-    """Refuse what no transform can take; notes on what looks wrong."""
-    values = counts.data if sp.issparse(counts) else counts
-    if not np.isfinite(values).all():
-        bad = counts.indices[~np.isfinite(values)] if sp.issparse(counts) else np.nonzero(~np.isfinite(values))[1]
-        raise UserError(
-            f"{part.where} holds {len(bad)} NaN or infinite value(s), the first in gene {panel[int(bad[0])]!r}: remove "
-            "these cells or genes, or name another matrix with --layer"
-        )
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if low < 0 and (transform.normalize or transform.log1p):
-        raise UserError(
-            f"{part.where} holds negative values (down to {low:g}), which have no total and no logarithm: give "
-            "--no-normalize --no-log1p, or name a matrix of counts with --layer"
-        )
-    warnings = []
-    if transform.log1p and 0 < high < LOG_ABOVE and not np.array_equal(values, np.rint(values)):
-        warnings.append(
-            f"fractional values below {LOG_ABOVE:g} (up to {high:.3g}) look like logarithms already; if they are, give "
-            "--no-normalize --no-log1p"
-        )
-    if high == 0:
-        warnings.append("every value of the panel is 0 here")
-    return warnings
 
 
 def _reused(draft: Draft, homes: list[Path], base: str) -> dict[str, Any] | None:

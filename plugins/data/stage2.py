@@ -165,8 +165,8 @@ def _merge(inputs: Sequence[Listed], said: Sequence[Mapping[str, Any]], asked: S
         for what, word in (("dims", "-D"), ("sparse", ""), ("steps", "")):
             if one[what] != first[what]:
                 raise UserError(
-                    f"data sets differ in {what}: {first['name']} has {first[what]}{word}, {one['name']} {one[what]}{word}"
-                    "; stage both with the same flags"
+                    f"data sets differ in {what}: {first['name']} has {first[what]}{word}, {one['name']} "
+                    f"{one[what]}{word}; stage both with the same flags"
                 )
         if bool(one["z_spacing"]) != bool(first["z_spacing"]):
             raise UserError(f"only one of {first['name']} and {one['name']} has --z-spacing: give it to both or none")
@@ -209,8 +209,9 @@ def _genes(said: Sequence[Mapping[str, Any]], how: str) -> list[str]:
             only, lacks = sorted(own - sets[0]), sorted(sets[0] - own)
             if only or lacks:
                 raise UserError(
-                    f"the genes of {said[0]['name']} and {one['name']} differ ({len(lacks)} and {len(only)} in one only, "
-                    f"such as {(lacks + only)[0]!r}): give --panel intersection or --panel union, or stage with --genes"
+                    f"the genes of {said[0]['name']} and {one['name']} differ ({len(lacks)} and {len(only)} in one "
+                    f"only, such as {(lacks + only)[0]!r}): give --panel intersection or --panel union, or stage them "
+                    "with one --genes"
                 )
         return list(said[0]["genes"])
     chosen = set.intersection(*sets) if how == "intersection" else set.union(*sets)
@@ -308,9 +309,7 @@ def _write_split(
     return dict(zip(names, plan, strict=True))
 
 
-def _groups(
-    sections: Sequence[Section], divided: Divided, code: int, plan: Sequence[Sequence[int]]
-) -> Iterator[Cells]:
+def _groups(sections: Sequence[Section], divided: Divided, code: int, plan: Sequence[Sequence[int]]) -> Iterator[Cells]:
     """The cells of a split, in groups as planned."""
     planned = iter(plan)
     for section in sections:
@@ -330,7 +329,7 @@ def _groups(
                 yield joined.take(slice(0, need))
                 rest = joined.take(slice(need, None))
                 held = [rest] if len(rest) else []
-                need = next(planned)[1] if held or start < len(wanted_n) and wanted_n[start:].any() else 0
+                need = next(planned)[1] if held or (start < len(wanted_n) and wanted_n[start:].any()) else 0
 
 
 def _section_facts(section: Section, divided: Divided, model: Model, number: int) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Fitted:
 def _unscaled(counts_nG: Block, knobs: Transform) -> tuple[Block, np.ndarray]:
     """Values before scaling, in float64, and totals (n,)."""
     sparse = sp.issparse(counts_nG)
-    out = sp.csr_matrix(counts_nG, dtype=np.float64, copy=True) if sparse else np.array(counts_nG, np.float64)
+    out: Block = sp.csr_matrix(counts_nG, dtype=np.float64, copy=True) if sparse else np.array(counts_nG, np.float64)
     total_n = np.asarray(out.sum(axis=1)).ravel()
     if knobs.normalize:
         factor_n = np.where(total_n > 0, knobs.target_sum / np.where(total_n > 0, total_n, 1.0), 1.0)

@@ -78,6 +78,9 @@ class Spatial(System):
         False,
         "turn and mirror each training set at random, for sections without a common frame; drop the loss mse then",
     )
+    expression_dropout: float = knob(
+        0.0, "share of expression values that a training step hides from the network (it sees their mean)", ge=0.0, lt=1
+    )
     metrics: tuple[Metric, ...] = slot(
         (
             "distance_spearman",
@@ -141,7 +144,12 @@ class Spatial(System):
         times = {m: t.to(real.device) for m, t in times.items()}
         noise = _noise(data, hidden, streams.generator("noise", step))
         shares = self._shares(times)
-        noisy = {m: alpha * data[m] + sigma * noise[m] for m, (alpha, sigma) in shares.items()}
+        shown = data
+        if model.training and self.expression_dropout:
+            # Hidden values become 0, the training mean; the loss still asks for the true ones.
+            draw = torch.rand(data["expression"].shape, generator=streams.generator("expression_dropout", step))
+            shown = data | {"expression": data["expression"] * (draw >= self.expression_dropout).to(real.device)}
+        noisy = {m: alpha * shown[m] + sigma * noise[m] for m, (alpha, sigma) in shares.items()}
         predicted, aux = self._denoise(model, noisy, times, shares, real)
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
