@@ -24,7 +24,8 @@ PIECES = [
     ["--attention=differential", "--position=fourier", "--sparsifier=entmax15"],
     ["--residual=layerscale", "--ffn=swiglu"],
     ["--residual=rezero(initial=0.5)", "--ffn=moe4x2(balance=bias,shared=1,capacity=0.8,activation=swiglu)"],
-    ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--position_path=cosine(exponent=2)"],
+    ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--position_path=cosine(exponent=2)",
+     "--expression_dropout=0.3"],
 ]
 
 
@@ -109,6 +110,23 @@ class TestSpatial(SystemLaws):
         two, _ = arm.model({m: there.fields[m] for m in times}, times, there.real_BN)
         for m in times:
             torch.testing.assert_close(two[m], one[m][:, order], rtol=1e-3, atol=1e-4)
+
+
+def test_expression_dropout_is_for_training_only() -> None:
+    """Hidden values change a training step and no validation, are drawn from the step, and leave the target alone."""
+    losses = {}
+    for rate in ("0", "0.5"):
+        arm = trainer([f"--expression_dropout={rate}"])
+        batch = arm.train_split.batch(0, 0)
+        for mode in (True, False):
+            arm.model.train(mode)
+            first, again, other = (
+                float(arm.system.step(arm.model, batch, arm.streams, step).total().detach()) for step in (0, 0, 1)
+            )
+            assert first == again != other
+            losses[rate, mode] = first
+    assert losses["0", False] == losses["0.5", False]
+    assert losses["0", True] != losses["0.5", True]
 
 
 def test_frames_are_uniform_rotations_and_reflections() -> None:
