@@ -151,27 +151,30 @@ class Draft:
     """
 
     def __init__(self, place: Path, made: str, key: str) -> None:
-        self.place = place
+        self.place = place.absolute()
         self.made = made
         self.key = key
-        self.path = place.with_name(f".{place.name}.{key[:16]}.partial")
+        if not self.place.name:
+            raise UserError(f"{place} cannot be replaced by a folder of ours: name another with -o")
+        self.path = self.place.with_name(f".{self.place.name}.{key[:16]}.partial")
         self._lock = -1
 
     def __enter__(self) -> Draft:
-        place = self.place
-        place.parent.mkdir(parents=True, exist_ok=True)
+        self.place.parent.mkdir(parents=True, exist_ok=True)
         self.path.mkdir(exist_ok=True)
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise UserError(f"another process is making {place} right now: wait for it, or stop it") from None
+            raise UserError(f"another process is making {self.place} right now: wait for it, or stop it") from None
         for half in self.path.rglob(".*.tmp"):
             half.unlink()
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self.path.is_dir() and not {*_walk(self.path)} - {_LOCK}:  # nothing that a next command could go on with
+            shutil.rmtree(self.path)
         os.close(self._lock)
 
     def other_drafts(self) -> list[Path]:

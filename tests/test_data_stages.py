@@ -492,6 +492,8 @@ class TestRefused:
         with pytest.raises(UserError, match=says):
             stage(tmp_path / "mid", save(tmp_path / "a.h5ad", data), **flags)
         assert not (tmp_path / "mid").exists()
+        left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+        assert all(path.suffix in (".h5ad", ".parquet", ".json") for path in left)
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -650,6 +652,30 @@ class TestCommand:
         assert (again.code, again.out) == (0, said.out)
         assert "up to date" in again.err
         assert "written" not in again.err
+
+    def test_prepare_refuses_before_it_works(self, core: Callable, tmp_path: Path, file: Path) -> None:
+        """What cannot be divided is refused before the first stage, and nothing is left."""
+        for flags, says in (
+            (["--section", "cell_type"], "names no section for 30"),
+            (["--hold", "s9"], "no section is called 's9'"),
+            (["--valid", "0.7", "--test", "0.5"], "their sum is to be < 1"),
+        ):
+            said = core("data", "prepare", str(file), "-o", str(tmp_path / "out"), *flags)
+            assert said.code == 2
+            assert says in said.err
+        assert [path.name for path in tmp_path.iterdir()] == ["a.h5ad"]
+
+    def test_hold_by_short_name(self, core: Callable, tmp_path: Path, file: Path) -> None:
+        """A section is held out by its own name too, where that is one section's alone."""
+        said = core("data", "prepare", str(file), "-o", str(tmp_path / "out"), "--hold", "s1")
+        assert "test holds out whole sections (a:s1)" in said.err
+
+    def test_a_place_that_cannot_be(self, core: Callable, tmp_path: Path, file: Path) -> None:
+        """A folder that cannot be made is a failure with its path, not a traceback."""
+        (tmp_path / "plain").write_text("x")
+        said = core("data", "stage1", str(file), "-o", str(tmp_path / "plain" / "mid"))
+        assert said.code in (1, 2)
+        assert str(tmp_path / "plain") in said.err
 
     def test_run(self, core: Callable, tmp_path: Path, file: Path) -> None:
         """A prepared folder is trained on by its path, whatever it is called; one called `processed` by that word."""

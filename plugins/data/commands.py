@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,20 @@ Both stages in one: AnnData files become a folder that `core run --data FOLDER` 
 SHORT = {"-o": "out"}
 
 
+@contextlib.contextmanager
+def _files() -> Iterator[None]:
+    """What the disk or its owner refuses is told with its path, not with a traceback."""
+    from core.errors import RunFailed
+
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"{error.filename or 'a file'}: {error.strerror or error}; nothing is left half-written"
+        ) from None
+
+
+@_files()
 def stage1(words: list[str]) -> int:
     """`core data stage1`."""
     from plugins.data.stage1 import Stage1
@@ -49,6 +64,7 @@ def stage1(words: list[str]) -> int:
     return _done(work.stage1(places, asked, transform, _tell))
 
 
+@_files()
 def stage2(words: list[str]) -> int:
     """`core data stage2`."""
     from plugins.data.division import Ratios
@@ -63,13 +79,14 @@ def stage2(words: list[str]) -> int:
     return _done(work.stage2(places, asked, ratios, _tell), use=True)
 
 
+@_files()
 def prepare(words: list[str]) -> int:
     """`core data prepare`."""
     import attrs
 
     from plugins.data import stage1 as first
     from plugins.data import stage2 as second
-    from plugins.data.division import Ratios
+    from plugins.data.division import Ratios, check
     from plugins.data.transform import Transform
 
     found = _read([first.Stage1, Transform, second.Stage2, Ratios], words, "data prepare", HELP_PREPARE)
@@ -78,7 +95,7 @@ def prepare(words: list[str]) -> int:
     (read, transform, merge, ratios), places = found
     from core.listed import finished_key, read_listed
 
-    out = Path(merge.out)
+    out = Path(merge.out).absolute()
     middle = out.with_name(f".{out.name}.stage1")
     read = attrs.evolve(read, out=str(middle), title=read.title or out.resolve().name)
     old = finished_key(out, second.MADE)
@@ -88,7 +105,7 @@ def prepare(words: list[str]) -> int:
         if old == new:
             _tell(f"{out} is up to date: same content, same parameters")
             return _done(read_listed(out, second.MADE), use=True)
-    first.stage1(places, read, transform, _tell)
+    first.stage1(places, read, transform, _tell, lambda plan: check(plan.parts.keys(), ratios))
     listed = second.stage2([str(middle)], merge, ratios, _tell)
     shutil.rmtree(middle)
     return _done(listed, use=True)

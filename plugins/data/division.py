@@ -6,7 +6,7 @@ n cells, P axes of space.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal, final
 
 import attrs
@@ -59,12 +59,7 @@ def divide(cells: Mapping[str, int], places: Callable[[str], tuple[np.ndarray, n
     Raises:
         UserError: shares that leave nothing to train on, a split that would be empty, or an unknown section.
     """
-    if asked.valid + asked.test >= 1:
-        raise UserError(
-            f"--valid {asked.valid:g} and --test {asked.test:g} leave nothing to train on: their sum is to be < 1"
-        )
-    if asked.hold and asked.by != "section":
-        raise UserError(f"--hold names sections, and --by {asked.by} cuts them: leave one of the two out")
+    check(cells, asked)
     made = {"section": _by_section, "block": _by_block, "cell": _by_cell}[asked.by](cells, places, asked)
     counts = np.sum([np.bincount(code_n, minlength=3) for code_n in made.codes.values()], axis=0)
     empty = [name for name, count in zip(SPLITS, counts, strict=True) if count == 0]
@@ -76,22 +71,45 @@ def divide(cells: Mapping[str, int], places: Callable[[str], tuple[np.ndarray, n
     return made
 
 
+def check(sections: Collection[str], asked: Ratios) -> None:
+    """Refuse what can be seen to fail from the names of sections alone.
+
+    Raises:
+        UserError: shares that leave nothing, a section that there is not, or sections too few to hold any out.
+    """
+    if asked.valid + asked.test >= 1:
+        raise UserError(
+            f"--valid {asked.valid:g} and --test {asked.test:g} leave nothing to train on: their sum is to be < 1"
+        )
+    if asked.hold and asked.by != "section":
+        raise UserError(f"--hold names sections, and --by {asked.by} cuts them: leave one of the two out")
+    held = _held(sections, asked)
+    if asked.by == "section" and len(sections) < 2:
+        raise UserError(
+            "there is one section, so that none can be held out whole: give --by block, which holds out parts of it"
+        )
+    if len(held) == len(sections):
+        raise UserError("--hold leaves no section to train on: name fewer")
+
+
+def _held(sections: Collection[str], asked: Ratios) -> list[str]:
+    """The sections that `--hold` names, in full or by what stands behind the file and the data set."""
+    held = []
+    for word in filter(None, (word.strip() for word in asked.hold.split(","))):
+        hits = [name for name in sections if word in (name, name.rpartition(":")[2], name.rpartition("/")[2])]
+        if len(hits) != 1:
+            many = f"{len(hits)} sections are" if hits else "no section is"
+            raise UserError(f"--hold: {many} called {word!r}: there are {', '.join(sections)}.{near(word, sections)}")
+        held += hits
+    return held
+
+
 def _by_section(
     cells: Mapping[str, int], places: Callable[[str], tuple[np.ndarray, np.ndarray]], asked: Ratios
 ) -> Divided:
     names = sorted(cells, key=lambda name: (draw("section", asked.seed, name), name))
-    held = [name.strip() for name in asked.hold.split(",") if name.strip()]
-    for name in held:
-        if name not in cells:
-            raise UserError(f"--hold: no section is called {name!r}: there are {', '.join(cells)}.{near(name, cells)}")
-    if len(names) < 2:
-        raise UserError(
-            "there is one section, so that none can be held out whole: give --by block, which holds out parts of it"
-        )
-    test = held or names[: max(1, round(asked.test * len(names)))]
+    test = _held(cells, asked) or names[: max(1, round(asked.test * len(names)))]
     rest = [name for name in names if name not in test]
-    if not rest:
-        raise UserError("--hold leaves no section to train on: name fewer")
     told = f"test holds out whole sections ({_listed(test)}), no cell of which is trained on"
     if len(rest) == 1:
         # With one section to train on, validation can only be a part of it.

@@ -72,7 +72,13 @@ class Stage1:
     min_cells: int = knob(0, "leave out sections of fewer cells, and say so (0: refuse sections of one cell)", ge=0)
 
 
-def stage1(inputs: Sequence[str], asked: Stage1, transform: Transform, tell: Tell) -> Listed:
+def stage1(
+    inputs: Sequence[str],
+    asked: Stage1,
+    transform: Transform,
+    tell: Tell,
+    look: Callable[[Plan], None] = lambda plan: None,
+) -> Listed:
     """Prepare every section of some files.
 
     Args:
@@ -80,6 +86,7 @@ def stage1(inputs: Sequence[str], asked: Stage1, transform: Transform, tell: Tel
         asked: what to read.
         transform: what to do to expression.
         tell: gets a line at a time.
+        look: sees the plan before anything is written, and may refuse it.
 
     Returns:
         The finished folder; one of the same content and parameters is returned as it is.
@@ -92,6 +99,7 @@ def stage1(inputs: Sequence[str], asked: Stage1, transform: Transform, tell: Tel
     place = Path(asked.out)
     old = finished_key(place, MADE)
     with planned(inputs, asked, transform, tell) as plan:
+        look(plan)
         if old == plan.key:
             tell(f"{place} is up to date: same content, same parameters")
             return read_listed(place, MADE)
