@@ -24,8 +24,13 @@ PIECES = [
     ["--attention=differential", "--position=fourier", "--sparsifier=entmax15"],
     ["--residual=layerscale", "--ffn=swiglu"],
     ["--residual=rezero(initial=0.5)", "--ffn=moe4x2(balance=bias,shared=1,capacity=0.8,activation=swiglu)"],
-    ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--position_path=cosine(exponent=2)",
-     "--expression_dropout=0.3"],
+    [
+        "--attention=gated_elementwise",
+        "--data.dims=3",
+        "--rotate=true",
+        "--position_path=cosine(exponent=2)",
+        "--expression_dropout=0.3",
+    ],
 ]
 
 
