@@ -30,8 +30,16 @@ PIECES = [
     ["--attention=differential", "--position=fourier", "--sparsifier=entmax15"],
     ["--residual=layerscale", "--ffn=swiglu"],
     ["--residual=rezero(initial=0.5)", "--ffn=moe4x2(balance=bias,shared=1,capacity=0.8,activation=swiglu)"],
-    ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--position_path=cosine(exponent=2)"],
-    ["--mode=expr_to_pos", "--position_head=edm", "--solver=heun", "--grid=late", "--recompute=true", "--ffn=moe4x2"],
+    ["--attention=gated_elementwise", "--data.dims=3", "--rotate=true", "--expression_dropout=0.3"],
+    [
+        "--mode=expr_to_pos",
+        "--position_path=cosine(exponent=2)",
+        "--position_head=edm",
+        "--solver=heun",
+        "--grid=late",
+        "--recompute=true",
+        "--ffn=moe4x2",
+    ],
     ["--mode=pos_to_expr", "--masking.shape=block", "--masking.min_visible=4", "--readout=mean_of", "--draws=2"],
     ["--masking.shape=random", "--masking.min_visible=3", "--conditions=cell_type,section", "--predicts=velocity"],
     ["--position_head=edm", "--position_loss=distance_mse", "--masking.shape=structured", "--solver=ddim(eta=0.5)"],
@@ -133,6 +141,23 @@ def shown(arm: Trainer, batch: Batch) -> dict[str, Tensor]:
     """Both modalities as they are, and what conditions read."""
     labels = labels_of(arm.model)
     return {m: batch.fields[m] for m in MODALITIES} | ({} if labels is None else labels.codes(batch, None))
+
+
+def test_expression_dropout_is_for_training_only() -> None:
+    """Hidden values change a training step and no validation, are drawn from the step, and leave the target alone."""
+    losses = {}
+    for rate in ("0", "0.5"):
+        arm = trainer([f"--expression_dropout={rate}"])
+        batch = arm.train_split.batch(0, 0)
+        for mode in (True, False):
+            arm.model.train(mode)
+            first, again, other = (
+                float(arm.system.step(arm.model, batch, arm.streams, step).total().detach()) for step in (0, 0, 1)
+            )
+            assert first == again != other
+            losses[rate, mode] = first
+    assert losses["0", False] == losses["0.5", False]
+    assert losses["0", True] != losses["0.5", True]
 
 
 def test_frames_are_uniform_rotations_and_reflections() -> None:

@@ -107,6 +107,9 @@ class Spatial(System):
         False,
         "turn and mirror each training set at random, for sections without a common frame; drop the loss mse then",
     )
+    expression_dropout: float = knob(
+        0.0, "share of expression values that a training step hides from the network (it sees their mean)", ge=0.0, lt=1
+    )
     metrics: tuple[Metric, ...] = slot(
         (
             "distance_spearman",
@@ -180,9 +183,13 @@ class Spatial(System):
         times = {m: t.to(real.device) for m, t in times.items()}
         fresh = noise({m: data[m] for m in self.learned}, hidden, streams.generator("noise", step))
         noisy = dict(data)
+        if model.training and self.expression_dropout:
+            # Hidden values become 0, the training mean; the loss still asks for the true ones.
+            draw = torch.rand(data["expression"].shape, generator=streams.generator("expression_dropout", step))
+            noisy["expression"] = data["expression"] * (draw >= self.expression_dropout).to(real.device)
         for m, t_B in times.items():
             alpha, sigma = shares(self.path_of(m), t_B)
-            noisy[m] = alpha * data[m] + sigma * fresh[m]
+            noisy[m] = alpha * noisy[m] + sigma * fresh[m]
         masked: Tree | None = None
         if self.masking.shape != "none" and model.training:
             # Masks are given in every step, empty ones too, so that every step gives every token a gradient.
