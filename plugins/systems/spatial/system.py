@@ -21,6 +21,7 @@ from core.kinds import (
     FFN,
     Attention,
     Aux,
+    Backbone,
     Batch,
     Card,
     Encoder,
@@ -29,6 +30,7 @@ from core.kinds import (
     Mask,
     Metric,
     Noise,
+    Parts,
     Picture,
     Plugin,
     Position,
@@ -41,12 +43,13 @@ from core.kinds import (
     Tree,
     ValueLoss,
 )
+from core.nn.padding import hiding
 from core.params import knob, params, slot
 from core.score import MODEL
 from core.train.streams import Streams
 from plugins.systems.spatial import baselines
+from plugins.systems.spatial.fields import MODALITIES
 from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
-from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import pictures
 
 
@@ -61,6 +64,7 @@ class Spatial(System):
     width: int = knob(128, "model width", ge=8)
     depth: int = knob(4, "layers", ge=1)
     dropout: float = knob(0.1, "share of each layer's output that is dropped in training", ge=0.0, lt=1.0)
+    backbone: Backbone = slot("cells", "how the network is put together")
     encoder: Encoder = slot("cell", "cells become tokens")
     attention: Attention = slot("softmax", "cells read from each other")
     ffn: FFN = slot("dense", "each cell on its own")
@@ -110,8 +114,7 @@ class Spatial(System):
         return None
 
     def build(self, card: Card) -> nn.Module:
-        return Network(
-            card,
+        parts = Parts(
             width=self.width,
             depth=self.depth,
             dropout=self.dropout,
@@ -120,6 +123,7 @@ class Spatial(System):
             ffn=self.ffn,
             residual=self.residual,
         )
+        return self.backbone.build(card, parts)
 
     def example(self, card: Card) -> Batch:
         sizes = card.sizes
