@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from core.config import resolve_part
 from core.kinds import Card, Parts
 from core.testing.backbone import BackboneLaws
+from plugins.backbones.alphastomics import AlphaStomics
 from plugins.backbones.cells import Cells
+from plugins.backbones.luna import Luna
 
 ATTENTIONS = ("softmax", "gated_headwise", "gated_elementwise", "linear", "softmax(mask=neighbours(k=2))")
-FFNS = ("dense(ratio=2)", "moe4x2(ratio=2)", "swiglu")
+FFNS = ("dense(ratio=2)", "moe4x2(ratio=2)", "moe4x2(ratio=2,activation=relu,noise=0.01,balanced=first)", "swiglu")
 
 
 class Spatial(BackboneLaws):
@@ -29,13 +31,22 @@ class Spatial(BackboneLaws):
             width=8,
             depth=draw.draw(st.integers(1, 2)),
             dropout=draw.draw(st.sampled_from([0.0, 0.3])),
-            encoder=resolve_part("encoder", "cell", {}),
+            encoder=resolve_part("encoder", draw.draw(st.sampled_from(["cell", "expression(hidden=5)"])), {}),
             attention=resolve_part("attention", draw.draw(st.sampled_from(ATTENTIONS)), {"heads": 2}),
             ffn=resolve_part("ffn", draw.draw(st.sampled_from(FFNS)), {}),
             residual=resolve_part("residual", "plain", {}),
         )
 
 
-@pytest.mark.parametrize("backbone", [Cells()], ids=["cells"])
-class TestCells(Spatial):
-    """The default network of the spatial system."""
+BACKBONES = {
+    "cells": Cells(),
+    "alphastomics": AlphaStomics(time_width=6, time_hidden=5, time_inner=7, bottleneck=9),
+    "alphastomics-faithful": AlphaStomics(time_width=6, time_hidden=5, time_inner=7, block=2.0, faithful=True),
+    "luna": Luna(time_width=6, time_hidden=5, time_inner=7),
+    "luna-faithful": Luna(time_width=6, time_hidden=5, time_inner=7, block=0.0, faithful=True),
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
+class TestBackbones(Spatial):
+    """The networks of the spatial system."""

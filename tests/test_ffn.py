@@ -40,16 +40,20 @@ dropouts = st.sampled_from([0.0, 0.5])
 def moes(draw: st.DrawFn) -> Moe:
     experts = draw(st.integers(1, 5))
     top_k = draw(st.integers(1, experts))
+    balance = draw(st.sampled_from(["loss", "bias", "none"] if top_k < experts else ["loss"]))
+    counts = balance == "loss" and 1 < top_k < experts
     return Moe(
         experts=experts,
         top_k=top_k,
+        balanced=draw(st.sampled_from(["chosen", "first"] if counts else ["chosen"])),
         ratio=draw(st.floats(0.5, 5.0)),
         shared=draw(st.integers(0, 2)),
         activation=draw(inner_activations),
         dropout=draw(dropouts),
         jitter=draw(st.sampled_from([0.0, 0.1])),
+        noise=draw(st.sampled_from([0.0, 0.1])),
         capacity=draw(st.sampled_from([None, 0.3, 1.0])),
-        balance=draw(st.sampled_from(["loss", "bias", "none"] if top_k < experts else ["loss"])),
+        balance=balance,
         z_weight=draw(st.sampled_from([0.0, 0.1])),
     )
 

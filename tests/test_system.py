@@ -13,6 +13,7 @@ from core.testing.system import SystemLaws
 from core.train.loop import Trainer
 from core.train.streams import Streams
 from plugins.encoders.cell import Cell
+from plugins.encoders.expression import Expression
 from small import SMALL
 
 PIECES = [
@@ -40,7 +41,10 @@ def trainer(words: list[str]) -> Trainer:
     )
 
 
-@pytest.mark.parametrize("encoder", [st.builds(Cell, hidden=st.floats(0.5, 3.0))], ids=["cell"])
+ENCODERS = [st.builds(Cell, hidden=st.floats(0.5, 3.0)), st.builds(Expression, hidden=st.integers(1, 9))]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["cell", "expression"])
 class TestEncoders(EncoderLaws):
     def card(self, draw: st.DataObject) -> Card:
         sizes = {"genes": draw.draw(st.integers(1, 5)), "dims": draw.draw(st.integers(2, 3))}
