@@ -191,7 +191,7 @@ def test_bounds_touch_no_healthy_token(attention: str, monkeypatch: pytest.Monke
     for free in (False, True):
         if free:
             for module in ("pairwise", "differential"):
-                monkeypatch.setattr(f"plugins.attention.{module}.bounded", lambda x_BND, heads, normed: x_BND)
+                monkeypatch.setattr(f"plugins.attention.{module}.bounded", lambda project, x, heads, normed: project(x))
         layer, given = built(attention, qk_norm=False), x_BND.clone().requires_grad_()
         out_BND = layer(given)
         told.append([out_BND, *gradients(out_BND, [given, *layer.parameters()])])
@@ -212,6 +212,44 @@ def test_half_precision_overflow(attention: str, dtype: torch.dtype, size: float
         with torch.autocast("cpu", dtype):
             assert torch.isfinite(layer(x_BND)).all()
         assert torch.isfinite(layer.to(dtype)(x_BND.to(dtype))).all()
+
+
+SPOKEN_IN_HALF = {
+    "attention": [
+        *(f"{name}(heads=2)" for name in ("softmax", "linear", "differential", "gated_headwise", "gated_elementwise")),
+        *(f"softmax(heads=2, sparsifier={name}, qk_norm=false)" for name in SPARSIFIERS),
+        *(f"softmax(heads=2, gate={name})" for name in names("gate")),
+        *(f"softmax(heads=2, position={name})" for name in names("position")),
+        *(f"softmax(heads=2, anchor={name}, mask=window(w=2))" for name in ("projection", "attention")),
+        "linear(heads=2, features=elu)", "softmax(heads=2, kernel=reference)",
+    ],
+    "ffn": ["dense", "swiglu", "moe4x2", "moe4x2(activation=swiglu, shared=1)", "moe4x2(balance=bias, z_weight=0.1)"],
+    "head": names("head"),
+    "residual": names("residual"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "piece"), [(kind, piece) for kind, some in SPOKEN_IN_HALF.items() for piece in some])
+@pytest.mark.parametrize("autocast", [False, True], ids=["float16", "autocast"])
+def test_no_gradient_in_half_precision_is_nan(kind: str, piece: str, autocast: bool) -> None:
+    """Tokens at the end of float16, and beyond it under autocast, with gradients of any size: an infinity at most in
+    the gradient of a parameter, which loss scaling detects, and nowhere NaN."""
+    plugin = resolve_part(kind, piece, {})
+    for seed, slope in itertools.product(range(2), (1.0, 100.0)):
+        layer = started(plugin.build(8, 3) if kind == "head" else plugin.build(8), seed, torch.float32)
+        size = 2e5 if autocast else 6e4
+        inputs = [(randn(seed + i, 2, 7, 8, dtype=torch.float32) * size) for i in range(2 if kind == "residual" else 1)]
+        if kind == "head":
+            inputs = [x[0] for x in inputs]
+        if not autocast:
+            layer, inputs = layer.half(), [x.clamp(-65504, 65504).half() for x in inputs]
+        more = {"layout": Layout(place_BQP=100 * randn(seed, 2, 7, 2))} if kind == "attention" else {}
+        with torch.autocast("cpu", torch.float16, enabled=autocast):
+            out = layer(*[x.requires_grad_() for x in inputs], **more)
+        out = out[0] if kind == "ffn" else out
+        out.backward(slope * randn(seed + 5, *out.shape).to(out.dtype))
+        found = [out, *(x.grad for x in inputs), *(p.grad for p in layer.parameters() if p.grad is not None)]
+        assert not any(part.isnan().any() for part in found)
 
 
 def all_finite(out: Tensor, inputs: list[Tensor]) -> bool:

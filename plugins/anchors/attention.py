@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from core.kinds.anchor import Anchor
 from core.nn.auxiliary import tell
 from core.nn.norm import normalised
+from core.nn.overflow import saturated
 from core.params import knob, params
 from plugins.anchors._diversity import likeness
 
@@ -58,6 +59,7 @@ class AttentionAnchorLayer(nn.Module):
         """
         wide = torch.promote_types(context_BSD.dtype, torch.float32)
         with torch.autocast("cpu" if context_BSD.is_meta else context_BSD.device.type, enabled=False):
+            context_BSD = saturated(context_BSD)
             if real_BS is not None:
                 context_BSD = torch.where(real_BS[..., None], context_BSD, 0.0)
             normed_BSD = normalised(context_BSD)
@@ -68,4 +70,4 @@ class AttentionAnchorLayer(nn.Module):
             anchors_BAD = torch.softmax(logits_BAS, -1) @ normed_BSD
         if self.diversity:
             tell("anchor_diversity", lambda: self.diversity * likeness(anchors_BAD))
-        return anchors_BAD.to(context_BSD.dtype)
+        return saturated(anchors_BAD.to(context_BSD.dtype))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from core.kinds.anchor import Anchor
 from core.nn.auxiliary import tell
 from core.nn.norm import normalised
+from core.nn.overflow import saturated
 from core.params import knob, params
 from plugins.anchors._diversity import likeness
 
@@ -53,7 +54,7 @@ class ProjectionAnchorLayer(nn.Module):
         """
         if real_BS is None:
             real_BS = torch.ones(context_BSD.shape[:2], dtype=torch.bool, device=context_BSD.device)
-        normed_BSD = normalised(torch.where(real_BS[..., None], context_BSD, 0.0))  # zeros stay zeros
+        normed_BSD = normalised(torch.where(real_BS[..., None], saturated(context_BSD), 0.0))  # zeros stay zeros
         mean_BD = normed_BSD.sum(1) / real_BS.sum(1, keepdim=True).clamp_min(1)
         wide = mean_BD.dtype
         flat = F.linear(mean_BD, self.project.weight.to(wide), self.project.bias.to(wide))
@@ -61,4 +62,4 @@ class ProjectionAnchorLayer(nn.Module):
         anchors_BAD = torch.where(real_BS.any(1)[:, None, None], anchors_BAD, 0.0)
         if self.diversity:
             tell("anchor_diversity", lambda: self.diversity * likeness(anchors_BAD))
-        return anchors_BAD.to(context_BSD.dtype)
+        return saturated(anchors_BAD.to(context_BSD.dtype))

@@ -15,6 +15,7 @@ from core.kinds.kernel import Kernel, Request
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Places, PositionLayer, sides
 from core.kinds.sparsifier import Sparsifier
+from core.nn.overflow import held, saturated
 from core.registry import installed
 from core.train.streams import Stochastic
 
@@ -54,6 +55,16 @@ class Call:
             return asked.plan(request)[0]
         except ValueError as error:
             raise ValueError(f"{error}; choose kernel = auto, which finds one that can") from None
+
+    def attend(self, kernel: Kernel, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, sparsifier: nn.Module) -> Tensor:
+        """What the kernel reads for each query, (B, H, Q, V)."""
+
+        def read(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor) -> Tensor:
+            return kernel.attend(q_BHQK, k_BHSK, v_BHSV, self.mask, sparsifier, real_BS=self.real_BS, bias=self.bias)
+
+        if getattr(sparsifier, "fused", False) and q_BHQK.device.type != "cpu":
+            return saturated(read(q_BHQK, k_BHSK, v_BHSV))  # PyTorch's kernels sum in float32 there
+        return held(read, q_BHQK, k_BHSK, v_BHSV)
 
     def turned(self, position: nn.Module, q_BHQK: Tensor, k_BHSK: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys after the position's `heads`; anchors have no place and stay."""

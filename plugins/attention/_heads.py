@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.nn.overflow import saturated
+from core.nn.overflow import projected
 
 
 class HeadNorm(nn.Module):
@@ -31,18 +31,19 @@ class HeadNorm(nn.Module):
         return F.rms_norm(x_BNHK.to(wide), self.weight.shape, self.weight.to(wide), eps=1e-6).to(x_BNHK.dtype)
 
 
-def bounded(x_BND: Tensor, heads: int, normed: bool) -> Tensor:
-    """Projected queries or keys, changed in place where their products would overflow and no norm follows.
+def bounded(project: nn.Module, x_BND: Tensor, heads: int, normed: bool) -> Tensor:
+    """Projected queries or keys, held where their products would overflow and no norm follows.
 
     A logit is a sum of K products, so channels within sqrt(max / K) / 2 keep it finite; in float32 and bfloat16 with
     K = 64 that is 1e18. Channels of a healthy model pass as they are; one beyond the bound ends there and has no
     gradient, so that the logit is huge and no NaN. Tokens beyond about 1e36 overflow in the projection itself. float16
     is saturated at its own ends, as kernels sum its products in float32.
     """
-    if normed or x_BND.dtype == torch.float16:
-        return saturated(x_BND)
-    end = math.sqrt(torch.finfo(x_BND.dtype).max * heads / x_BND.shape[-1]) / 2
-    return F.hardtanh(x_BND, -end, end, inplace=True)  # which keeps no copy for its backward pass, as clamp does
+    out_BND = projected(project, x_BND)
+    if normed or out_BND.dtype == torch.float16:
+        return out_BND
+    end = math.sqrt(torch.finfo(out_BND.dtype).max * heads / out_BND.shape[-1]) / 2
+    return F.hardtanh(out_BND, -end, end, inplace=True)  # which keeps no copy for its backward pass, as clamp does
 
 
 def head_width(width: int, heads: int) -> int:

@@ -15,7 +15,7 @@ from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
-from core.nn.overflow import saturated
+from core.nn.overflow import projected, saturated
 from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention import _cost
@@ -117,11 +117,11 @@ class DifferentialLayer(nn.Module):
         is added to the logits of both maps."""
         joined = self.plugin.mask if mask is None else self.plugin.mask & mask
         call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
-        v_BHSK = self._split(saturated(self.value(call.sources_BSD)))
+        v_BHSK = self._split(projected(self.value, call.sources_BSD))
         read_BHQK = self._read(call, v_BHSK)
         out_BHQK = self.norm(read_BHQK) * (1.0 - self.plugin.initial)
         gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
-        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
+        return self.dropout(projected(self.output, gated_BQHK.flatten(2))).to(x_BQD.dtype)
 
     def weights(
         self,
@@ -145,12 +145,10 @@ class DifferentialLayer(nn.Module):
         how = self.plugin.heads, self.plugin.qk_norm
         kernel, maps = call.kernel(self.plugin.kernel, self.plugin.sparsifier), []
         for query, key in ((self.query_1, self.key_1), (self.query_2, self.key_2)):
-            q_BHQK = self.query_norm(self._split(bounded(query(call.x_BQD), *how)))
-            k_BHSK = self.key_norm(self._split(bounded(key(call.sources_BSD), *how)))
+            q_BHQK = self.query_norm(self._split(bounded(query, call.x_BQD, *how)))
+            k_BHSK = self.key_norm(self._split(bounded(key, call.sources_BSD, *how)))
             q_BHQK, k_BHSK = call.turned(self.position, q_BHQK, k_BHSK)
-            maps.append(
-                kernel.attend(q_BHQK, k_BHSK, v_BHSV, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias)
-            )
+            maps.append(call.attend(kernel, q_BHQK, k_BHSK, v_BHSV, self.sparsifier))
         return saturated(torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype)))
 
     def _split(self, x_BND: Tensor) -> Tensor:

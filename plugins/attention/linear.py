@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.kinds.attention import Attention, NoWeights
 from core.kinds.gate import Gate
 from core.kinds.mask import Layout, Mask
-from core.nn.overflow import saturated
+from core.nn.overflow import held, projected
 from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention._call import without_padding
@@ -104,13 +104,14 @@ class LinearLayer(nn.Module):
             raise ValueError("linear attention has no logits to add a bias to; choose a pairwise attention")
         x_BQD, context_BSD = without_padding(x_BQD, context_BSD, real_BS, layout)
         heads = (self.plugin.heads, -1)
-        q_BHQK = saturated(self.query(x_BQD)).unflatten(-1, heads).transpose(1, 2)
-        k_BHSK = saturated(self.key(context_BSD)).unflatten(-1, heads).transpose(1, 2)
-        v_BHSK = saturated(self.value(context_BSD)).unflatten(-1, heads).transpose(1, 2)
+        q_BHQK = projected(self.query, x_BQD).unflatten(-1, heads).transpose(1, 2)
+        k_BHSK = projected(self.key, context_BSD).unflatten(-1, heads).transpose(1, 2)
+        v_BHSK = projected(self.value, context_BSD).unflatten(-1, heads).transpose(1, 2)
         real_B1S1 = None if real_BS is None else real_BS[:, None, :, None]
-        attend = _softmax_features if self.plugin.features == "softmax" else _elu_features
-        gated_BQHK = self.gate(attend(q_BHQK, k_BHSK, v_BHSK, real_B1S1), x_BQD).transpose(1, 2)
-        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
+        features = _softmax_features if self.plugin.features == "softmax" else _elu_features
+        out_BHQK = held(lambda q, k, v: features(q, k, v, real_B1S1), q_BHQK, k_BHSK, v_BHSK)
+        gated_BQHK = self.gate(out_BHQK, x_BQD).transpose(1, 2)
+        return self.dropout(projected(self.output, gated_BQHK.flatten(2))).to(x_BQD.dtype)
 
     def weights(
         self,

@@ -15,7 +15,7 @@ from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
-from core.nn.overflow import saturated
+from core.nn.overflow import projected
 from core.params import knob, params, slot
 from core.train.streams import Dropout
 from plugins.attention import _cost
@@ -111,11 +111,9 @@ class PairwiseLayer(nn.Module):
         call = prepare(self, joined, x_BQD, context_BSD, bias, real_BS, layout)
         kernel = call.kernel(self.plugin.kernel, self.plugin.sparsifier)
         q_BHQK, k_BHSK, v_BHSK = self._project(call)
-        out_BHQK = kernel.attend(
-            q_BHQK, k_BHSK, v_BHSK, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
-        )
+        out_BHQK = call.attend(kernel, q_BHQK, k_BHSK, v_BHSK, self.sparsifier)
         gated_BQHK = self.gate(out_BHQK, call.x_BQD).transpose(1, 2)
-        return self.dropout(saturated(self.output(gated_BQHK.flatten(2)))).to(x_BQD.dtype)
+        return self.dropout(projected(self.output, gated_BQHK.flatten(2))).to(x_BQD.dtype)
 
     def weights(
         self,
@@ -138,15 +136,13 @@ class PairwiseLayer(nn.Module):
         q_BHQK, k_BHSK, v_BHSK = self._project(call)
         unit_SS = torch.eye(v_BHSK.shape[2], dtype=v_BHSK.dtype, device=v_BHSK.device)
         unit_BHSS = unit_SS.expand(*v_BHSK.shape[:2], -1, -1)
-        return kernel.attend(
-            q_BHQK, k_BHSK, unit_BHSS, call.mask, self.sparsifier, real_BS=call.real_BS, bias=call.bias
-        )
+        return call.attend(kernel, q_BHQK, k_BHSK, unit_BHSS, self.sparsifier)
 
     def _project(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         count, normed = self.plugin.heads, self.plugin.qk_norm
-        q_BQHK = bounded(self.query(call.x_BQD), count, normed).unflatten(-1, (count, -1))
-        k_BSHK = bounded(self.key(call.sources_BSD), count, normed).unflatten(-1, (count, -1))
-        v_BSHK = saturated(self.value(call.sources_BSD)).unflatten(-1, (count, -1))
+        q_BQHK = bounded(self.query, call.x_BQD, count, normed).unflatten(-1, (count, -1))
+        k_BSHK = bounded(self.key, call.sources_BSD, count, normed).unflatten(-1, (count, -1))
+        v_BSHK = projected(self.value, call.sources_BSD).unflatten(-1, (count, -1))
         q_BQHK, k_BSHK = self.query_norm(q_BQHK), self.key_norm(k_BSHK)
         q_BHQK, k_BHSK = call.turned(self.position, q_BQHK.transpose(1, 2), k_BSHK.transpose(1, 2))
         return q_BHQK, k_BHSK, v_BSHK.transpose(1, 2)

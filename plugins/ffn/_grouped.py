@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.nn.overflow import autocast_dtype, saturated
+
 Spans: TypeAlias = list[tuple[int, int]]
 """the rows [begin, end) that each expert serves; rows in no span become zeros"""
 
@@ -36,9 +38,9 @@ def serve(rows_RI: Tensor, matrix_EIO: Tensor, bias_EO: Tensor | None, spans: Sp
 
     Under autocast the product is taken in autocast's dtype, as that of a linear layer.
     """
-    half = _autocast(rows_RI)
+    half = autocast_dtype(rows_RI)
     if half is not None:
-        rows_RI, matrix_EIO = rows_RI.to(half), matrix_EIO.to(half)
+        rows_RI, matrix_EIO = saturated(rows_RI.to(half)), matrix_EIO.to(half)
         bias_EO = None if bias_EO is None else bias_EO.to(half)
     return _Serve.apply(rows_RI, matrix_EIO, bias_EO, spans)
 
@@ -63,9 +65,9 @@ def serve_and_combine(
         target_NK: as in `fetch`.
         spans: as in `serve`.
     """
-    if rows_RI.dtype == weights_NK.dtype and _autocast(rows_RI) is None:
+    if rows_RI.dtype == weights_NK.dtype and autocast_dtype(rows_RI) is None:
         return _ServeAndCombine.apply(rows_RI, matrix_EIO, bias_EO, weights_NK, source_R, target_NK, spans)
-    return _combine(serve(rows_RI, matrix_EIO, bias_EO, spans), weights_NK, source_R, target_NK)
+    return _combine(saturated(serve(rows_RI, matrix_EIO, bias_EO, spans)), weights_NK, source_R, target_NK)
 
 
 def _combine(rows_RO: Tensor, weights_NK: Tensor, source_R: Tensor, target_NK: Tensor) -> Tensor:
@@ -76,12 +78,6 @@ def _combine(rows_RO: Tensor, weights_NK: Tensor, source_R: Tensor, target_NK: T
 def _by_row(weights_NK: Tensor, target_NK: Tensor) -> Tensor:
     """The weight of each sorted row, (R,)."""
     return weights_NK.new_empty(target_NK.numel()).scatter(0, target_NK.flatten(), weights_NK.flatten())
-
-
-def _autocast(x: Tensor) -> torch.dtype | None:
-    """The dtype of products under autocast; None without it."""
-    kind = "cpu" if x.is_meta else x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 class _Move(torch.autograd.Function):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.ffn import FFN, Aux
+from core.nn.overflow import projected
 from core.params import knob, params
 from core.train.streams import Dropout
 
@@ -54,7 +55,8 @@ class DenseLayer(nn.Module):
             real_BT: bool, False on padding, which comes out as zeros whatever it holds; None where nothing is padded.
         """
         inside_BTD = blank(x_BTD, real_BT)
-        out_BTD = self.down(self.dropout(self.activation(self.up(inside_BTD)))).to(x_BTD.dtype)
+        inner_BTF = self.dropout(self.activation(projected(self.up, inside_BTD)))
+        out_BTD = projected(self.down, inner_BTF).to(x_BTD.dtype)
         return blank(out_BTD, real_BT), Aux()
 
 

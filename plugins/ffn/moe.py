@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.ffn import FFN, Aux, RoutedLayer
+from core.nn.overflow import saturated
 from core.params import knob, params
 from core.train.streams import Dropout
 from plugins.ffn._grouped import fetch, serve, serve_and_combine
@@ -150,7 +151,7 @@ class MoeLayer(RoutedLayer, nn.Module):
             real_BT: bool, False on padding, which is not routed, not counted, and comes out as zeros; None where
                 nothing is padded.
         """
-        every_D = x_BTD.flatten(0, 1)
+        every_D = saturated(x_BTD).flatten(0, 1)
         # Which tokens are real is data, and meta tensors have none: there all are taken, for shapes and FLOPs.
         keep_N = None if real_BT is None or x_BTD.is_meta else real_BT.flatten().nonzero().squeeze(1)
         x_ND = every_D if keep_N is None else every_D.index_select(0, keep_N)
@@ -160,6 +161,7 @@ class MoeLayer(RoutedLayer, nn.Module):
         if self.training:
             self.router.count(plan.counts_E)
         out_ND = self.experts(x_ND, choice.weight_NK, plan).to(x_BTD.dtype)
+        out_ND = saturated(out_ND)
         if keep_N is not None:
             out_ND = torch.zeros_like(every_D).index_copy(0, keep_N, out_ND)
         out_BTD = out_ND.view_as(x_BTD)
@@ -222,6 +224,6 @@ class Experts(nn.Module):
     def forward(self, x_ND: Tensor, weight_NK: Tensor, plan: Timetable) -> Tensor:
         """The weighted sum of each token's experts, (N, D), of the dtype of the weights."""
         places = (plan.source_R, plan.target_NK)
-        inner_RF = serve(fetch(x_ND, *places), self.up_EDF, self.up_bias_EF, plan.spans)
-        inner_RF = self.dropout(self.activation(inner_RF))
+        inner_RF = serve(saturated(fetch(x_ND, *places)), self.up_EDF, self.up_bias_EF, plan.spans)
+        inner_RF = saturated(self.dropout(self.activation(saturated(inner_RF))))
         return serve_and_combine(inner_RF, self.down_EFD, self.down_bias_ED, weight_NK, *places, plan.spans)

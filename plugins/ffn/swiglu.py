@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.ffn import FFN, Aux
+from core.nn.overflow import held, projected
 from core.params import knob, params
 from core.train.streams import Dropout
 from plugins.ffn.dense import blank, inner_width
@@ -54,11 +55,11 @@ class SwigluLayer(nn.Module):
             x_BTD: tokens.
             real_BT: bool, False on padding, which comes out as zeros whatever it holds; None where nothing is padded.
         """
-        out_BTD = self.down(self.dropout(swiglu(self.up(blank(x_BTD, real_BT))))).to(x_BTD.dtype)
+        inner_BTF = self.dropout(swiglu(projected(self.up, blank(x_BTD, real_BT))))
+        out_BTD = projected(self.down, inner_BTF).to(x_BTD.dtype)
         return blank(out_BTD, real_BT), Aux()
 
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(first half) * second half of the last axis."""
-    gate, value = x.chunk(2, dim=-1)
-    return F.silu(gate) * value
+    return held(lambda gate, value: F.silu(gate) * value, *x.chunk(2, dim=-1))

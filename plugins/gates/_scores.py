@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from core.nn.overflow import held
+
 Per = Literal["token", "head", "channel"]
 Start = Literal["linear", "zero"]
 
@@ -25,4 +27,4 @@ def by_head(scores_BQR: Tensor, per: Per, heads: int) -> Tensor:
 def scale(out_BHQV: Tensor, scores: Tensor) -> Tensor:
     """What was read, times the scores (B, Q, H) or (B, Q, H, V), in the dtype that was read."""
     scores_BQHV = scores if scores.ndim == 4 else scores.unsqueeze(-1)
-    return out_BHQV * scores_BQHV.transpose(1, 2).to(out_BHQV.dtype)
+    return held(lambda read: read * scores_BQHV.transpose(1, 2).to(read.dtype), out_BHQV)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.gate import Gate, GateLayer
+from core.nn.overflow import projected
 from core.params import knob, params
 from plugins.gates._scores import Per, Start, by_head, scale, scores_a_token
 from plugins.gates._spectral import Mode, Spectral
@@ -72,7 +73,8 @@ class SigmoidGate(GateLayer, nn.Module):
 
     def scores(self, x_BQD: Tensor) -> Tensor:
         """Multipliers in [0, 1], (B, Q, H) or, by channel, (B, Q, H, V); float32 or wider."""
-        logits_BQR = F.linear(x_BQD, self.limit.limited(self.weight), self.bias)
+        weight_RD = self.limit.limited(self.weight)
+        logits_BQR = projected(lambda x: F.linear(x, weight_RD, self.bias), x_BQD)
         wide = torch.promote_types(logits_BQR.dtype, torch.float32)
         return by_head(torch.sigmoid(logits_BQR.to(wide)), self.per, self.heads)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.kinds.gate import Gate, GateLayer
 from core.nn.norm import normalised
+from core.nn.overflow import projected, saturated
 from core.params import knob, params
 from plugins.gates._scores import Per, by_head, scale, scores_a_token
 from plugins.gates._spectral import Mode, Spectral
@@ -87,8 +88,9 @@ class TemperedGate(GateLayer, nn.Module):
     def scores(self, x_BQD: Tensor) -> Tensor:
         """Multipliers in (delta, 1 - delta), (B, Q, H) or, by channel, (B, Q, H, V); float32 or wider."""
         wide = torch.promote_types(x_BQD.dtype, torch.float32)
-        inside_BQD = normalised(x_BQD) if self.plugin.norm else x_BQD.to(wide)
-        logits_BQR = F.linear(inside_BQD, self.limit.limited(self.weight).to(wide), self.bias.to(wide)).to(wide)
+        inside_BQD = normalised(saturated(x_BQD)) if self.plugin.norm else saturated(x_BQD).to(wide)
+        weight_RD, bias_R = self.limit.limited(self.weight).to(wide), self.bias.to(wide)
+        logits_BQR = projected(lambda x: F.linear(x, weight_RD, bias_R), inside_BQD).to(wide)
         temperature = self.plugin.coolest + F.softplus(self.raw_temperature.to(wide))
         low, high = self.plugin.delta, 1 - self.plugin.delta
         scores_BQR = low + (high - low) * torch.sigmoid(logits_BQR / temperature)

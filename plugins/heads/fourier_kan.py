@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.head import Head
+from core.nn.overflow import projected, saturated
 from core.params import knob, params
 
 
@@ -40,7 +41,7 @@ class FourierKanHead(nn.Module):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """Predictions, (B, P), of the dtype of `x_BD`."""
-        return self.map(F.silu(self.series(x_BD)).to(self.map.weight.dtype)).to(x_BD.dtype)
+        return projected(self.map, F.silu(self.series(saturated(x_BD))).to(self.map.weight.dtype)).to(x_BD.dtype)
 
 
 class FourierSeries(nn.Module):

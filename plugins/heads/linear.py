@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from core.kinds.head import Head
+from core.nn.overflow import projected
 from core.params import params
 
 
@@ -25,4 +26,4 @@ class LinearHead(nn.Module):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """Predictions, (B, P), of the dtype of `x_BD`."""
-        return self.map(x_BD).to(x_BD.dtype)
+        return projected(self.map, x_BD).to(x_BD.dtype)

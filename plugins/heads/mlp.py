@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.head import Head
+from core.nn.overflow import projected
 from core.params import knob, params
 from core.train.streams import Dropout
 
@@ -44,5 +45,5 @@ class MlpHead(nn.Module):
         """Predictions, (B, P), of the dtype of `x_BD`."""
         h_BF = x_BD
         for layer in self.layers:
-            h_BF = self.dropout(self.activation(layer(h_BF)))
-        return self.map(h_BF).to(x_BD.dtype)
+            h_BF = self.dropout(self.activation(projected(layer, h_BF)))
+        return projected(self.map, h_BF).to(x_BD.dtype)

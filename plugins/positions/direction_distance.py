@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.position import Places, Position, PositionLayer
+from core.nn.overflow import projected, saturated
 from core.params import knob, params
 from plugins.positions._added import coordinates
 
@@ -59,8 +60,10 @@ class DirectionDistanceLayer(PositionLayer, nn.Module):
 
     def tokens(self, x_BND: Tensor, places: Places) -> Tensor:
         """Tokens and their direction and distance, of the dtype given."""
-        place_BNP = coordinates(places, self.plugin.axes, "direction_distance").to(self.second.dtype)
+        place_BNP = coordinates(places, self.plugin.axes, "direction_distance")
+        place_BNP = place_BNP.to(torch.promote_types(self.second.dtype, torch.float32))  # a square overflows in half
         # The square of the norm is floored, as the slope of a norm at 0 is not a number.
         distance_BN1 = place_BNP.square().sum(-1, keepdim=True).clamp(min=TINY**2).sqrt()
-        told = torch.cat([place_BNP / distance_BN1, distance_BN1], dim=-1)
-        return x_BND + (torch.relu(self.first(told)) @ self.second.T).to(x_BND.dtype)
+        told = torch.cat([place_BNP / distance_BN1, distance_BN1], dim=-1).to(self.second.dtype)
+        hidden_BNF = torch.relu(projected(self.first, told))
+        return saturated(x_BND + projected(lambda h: h @ self.second.T, hidden_BNF).to(x_BND.dtype))

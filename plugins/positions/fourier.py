@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.position import Places, Position, PositionLayer
+from core.nn.overflow import projected, saturated
 from core.params import knob, params
 from plugins.positions._added import coordinates
 
@@ -59,7 +60,10 @@ class FourierFeatures(PositionLayer, nn.Module):
 
     def tokens(self, x_BND: Tensor, places: Places) -> Tensor:
         """Tokens and their features, of the dtype given."""
-        place_BNP = coordinates(places, self.plugin.axes, "fourier").to(self.waves.dtype)
-        phase_BNF = 2 * math.pi * (place_BNP @ self.waves.T)
+        place_BNP = coordinates(places, self.plugin.axes, "fourier")
+        wide = torch.promote_types(self.waves.dtype, torch.float32)
+        with torch.autocast("cpu" if x_BND.is_meta else x_BND.device.type, enabled=False):
+            phase_BNF = 2 * math.pi * (place_BNP.to(wide) @ self.waves.to(wide).T)  # a rounded phase is another phase
         features_BN2F = torch.cat([phase_BNF.cos(), phase_BNF.sin()], dim=-1) / math.sqrt(self.plugin.features)
-        return x_BND + (features_BN2F @ self.weight.T).to(x_BND.dtype)
+        told_BND = projected(lambda f: f @ self.weight.T, features_BN2F.to(self.weight.dtype))
+        return saturated(x_BND + told_BND.to(x_BND.dtype))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.position import Places, Position, PositionLayer
+from core.nn.overflow import saturated
 from core.params import knob, params
 from plugins.positions._along import Origin, along
 
@@ -66,9 +67,9 @@ class Rotary(PositionLayer, nn.Module):
         angle = self._angles(x_BHNK, places)  # (N, J) or (B, 1, N, J)
         wide = torch.promote_types(x_BHNK.dtype, torch.float32)
         cos, sin = angle.cos().to(wide), angle.sin().to(wide)
-        even, odd = x_BHNK.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+        even, odd = saturated(x_BHNK).to(wide).unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-        return turned.flatten(-2).to(x_BHNK.dtype)
+        return saturated(turned.flatten(-2).to(x_BHNK.dtype))
 
     def _angles(self, x_BHNK: Tensor, places: Places) -> Tensor:
         plugin, width = self.plugin, x_BHNK.shape[-1]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.position import Places, Position, PositionLayer
+from core.nn.overflow import saturated
 from core.params import knob, params
 from plugins.positions._along import Origin, along
 
@@ -49,4 +50,4 @@ class Waves(PositionLayer, nn.Module):
         share = -torch.arange(0, width, 2, dtype=torch.float64, device=x_BND.device) / width
         phase = place[..., None] * self.plugin.base**share
         waves = torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-2)[..., :width]
-        return x_BND + waves.to(x_BND.dtype)
+        return saturated(x_BND + waves.to(x_BND.dtype))

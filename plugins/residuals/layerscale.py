@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds.residual import Residual
+from core.nn.overflow import held, saturated
 from core.params import knob, params
 
 
@@ -38,4 +39,4 @@ class ChannelScale(nn.Module):
 
     def forward(self, x_BTD: Tensor, out_BTD: Tensor) -> Tensor:
         """The stream plus the scaled output, (B, T, D), of the wider dtype of the two."""
-        return x_BTD + (self.scale_D * out_BTD).to(out_BTD.dtype)
+        return saturated(x_BTD + held(lambda out: self.scale_D * out, out_BTD).to(out_BTD.dtype))

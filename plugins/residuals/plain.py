@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from core.kinds.residual import Residual
+from core.nn.overflow import saturated
 from core.params import params
 
 
@@ -21,4 +22,4 @@ class Addition(nn.Module):
 
     def forward(self, x_BTD: Tensor, out_BTD: Tensor) -> Tensor:
         """The sum, (B, T, D), of the wider dtype of the two."""
-        return x_BTD + out_BTD
+        return saturated(x_BTD + out_BTD)
