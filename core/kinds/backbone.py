@@ -14,6 +14,8 @@ from core.kinds.plugin import Plugin
 from core.kinds.residual import Residual
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from core.kinds.data import Card
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Parts:
-    """What a system chose for the network to be made of. A backbone that has no use for a part refuses it."""
+    """What a system chose for the network to be made of, and what it is to predict."""
 
     width: int
     depth: int
@@ -32,6 +34,10 @@ class Parts:
     attention: Attention
     ffn: FFN
     residual: Residual
+    outputs: Mapping[str, int]
+    """by modality that is to be predicted, how many numbers an item; the others are always given, and have no time"""
+    recompute: bool = False
+    """keep only what enters a layer, and compute the rest again in the backward pass"""
 
 
 class Backbone(Plugin):
@@ -40,11 +46,11 @@ class Backbone(Plugin):
     Which attention and which feed-forward network a layer holds is not its business: they come in `Parts`. The system
     weighs the outputs against the noisy input and blanks padding; a backbone returns raw numbers.
 
-    Laws (`core.testing.backbone.BackboneLaws`): each output has the shape of its field; permuting the items of a set
-    permutes the outputs; what padding holds, NaN included, and how much of it there is changes neither outputs nor
-    auxiliary losses nor statistics nor gradients; a set's outputs are those of the set alone; the gradient reaches
-    every parameter; the time of each modality matters; randomness comes from the module's own streams; it builds and
-    runs without memory; a state loads into another network.
+    Laws (`core.testing.backbone.BackboneLaws`): each output has the numbers that were asked for; permuting the items of
+    a set permutes the outputs; what padding holds, NaN included, and how much of it there is changes neither outputs
+    nor auxiliary losses nor statistics nor gradients; a set's outputs are those of the set alone; the gradient reaches
+    every parameter that asks for one; other times give other outputs; randomness comes from the module's own streams;
+    it builds and runs without memory; a state loads into another network.
     """
 
     KIND: ClassVar[str] = "backbone"
@@ -53,10 +59,11 @@ class Backbone(Plugin):
     def build(self, card: Card, parts: Parts) -> nn.Module:
         """A module `forward(fields, times, real_BN) -> (outputs, Aux)`.
 
-        `fields` are the noisy values (B, N, ...) by modality, `times` (B,) in [0, 1] by modality, where 1 is clean,
-        `real_BN` is bool, False on padding. `outputs` has a tensor (B, N, ...) for each modality; `Aux` names what
+        `fields` are the values (B, N, ...) by modality, noisy where the modality is to be predicted, with whatever else
+        the encoder reads; `times` (B,) in [0, 1], where 1 is clean, of each modality in `Parts.outputs`; `real_BN` is
+        bool, False on padding. `outputs` has a tensor (B, N, numbers) for each of these modalities; `Aux` names what
         layers say beside them by the layer.
 
         Raises:
-            ValueError: the width does not divide into the heads, or a part has no place in this network.
+            ValueError: the width does not divide into the heads, or the network cannot predict what is asked for.
         """

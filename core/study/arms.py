@@ -96,7 +96,7 @@ class Arms:
 
     def metric(self, said: str) -> str:
         """The primary metric, `task/metric`; a bare metric means the task of the system's own."""
-        own = type(self.base.root.system).headline
+        own = self.base.root.system.headline
         if not said:
             if not own:
                 raise UserError(f"system {self.system} names no primary metric; say --metric TASK/METRIC")

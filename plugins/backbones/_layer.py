@@ -32,7 +32,7 @@ class Layer(nn.Module):
 
     Args:
         parts: attention, feed-forward network, residual, width and dropout.
-        axes: of space.
+        axes: of space; 0: nobody asks for new places.
         time: width of the time stream.
         cells: f, from D to D.
         places: g, from what `told` makes of a place.
@@ -61,9 +61,9 @@ class Layer(nn.Module):
         self.mixed = nn.Linear(width + time + places.channels, width)
         attention = parts.attention.build(width)
         self.attention: nn.Module = PreNormBlock(attention, width, round(block * width)) if block else attention
-        self.to_places = nn.Linear(width, axes)
+        self.to_places = nn.Linear(width, axes) if axes else None
         self.to_cells: nn.Module = nn.Linear(width, width) if spread else nn.Identity()
-        self.norm_places = PlaceNorm()
+        self.norm_places = PlaceNorm() if axes else None
         self.norm_attention = nn.LayerNorm(width, eps=EPS)
         self.norm_ffn = nn.LayerNorm(width, eps=EPS)
         self.ffn = parts.ffn.build(width)
@@ -86,7 +86,8 @@ class Layer(nn.Module):
         mixed_BND = mixed_BND + F.linear(self.places(place_BNP), place_part)
         mixed_BND = mixed_BND + F.linear(told_BT, time_part)[:, None]
         read_BND = self.attention(mixed_BND, real_BS=real_BN, layout=layout)
-        place_BNP = centred(self.norm_places(self.to_places(read_BND), real_BN), real_BN)
+        if self.to_places is not None and self.norm_places is not None:
+            place_BNP = centred(self.norm_places(self.to_places(read_BND), real_BN), real_BN)
         read_BND = self.dropout_attention(self.to_cells(read_BND))
         x_BND = self.norm_attention(self.residual_attention(x_BND, read_BND))
         thought_BND, aux = self.ffn(x_BND, real_BN)

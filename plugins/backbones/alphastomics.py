@@ -9,7 +9,7 @@ from core.kinds import Backbone, Card, Parts
 from core.params import knob, params
 from plugins.backbones._layer import Layer, Places, TimeStep
 from plugins.backbones._places import Radial
-from plugins.backbones._streams import MODALITIES, ThreeStreams, frozen, mlp
+from plugins.backbones._streams import Outward, ThreeStreams, axes_of, frozen, mlp
 
 
 @params
@@ -21,8 +21,9 @@ class AlphaStomics(Backbone):
     centred over the real cells in every layer, so that the network does not see where the origin lies. As each modality
     has a time here, the network is told both. What nothing would read is not built.
 
-    `faithful` builds all that the origin builds, to the parameter: the time stream's step of the last layer, which is
-    counted and never used, and one time, that of the noisiest modality. With `attention = linear(bias=false)` and
+    `faithful` builds all that the origin builds, to the parameter: the time stream's step of the last layer and the
+    read-out of a modality that is always given, which are counted and never used, and one time, that of the noisiest
+    modality. With `attention = linear(bias=false)` and
     `block = 4` attention is the whole transformer block that the origin calls linear attention.
     """
 
@@ -41,16 +42,17 @@ class AlphaStomics(Backbone):
     faithful: bool = knob(False, "build what the origin builds, what is never used included")
 
     def build(self, card: Card, parts: Parts) -> nn.Module:
-        width, axes = parts.width, card.sizes["dims"]
+        width, axes = parts.width, axes_of(card, parts, "alphastomics")
         layers = []
         for i in range(parts.depth):
+            last = i == parts.depth - 1
             step: nn.Module | None = TimeStep(self.time_width, self.time_inner, parts.dropout, F.gelu)
-            if i == parts.depth - 1 and step is not None:
+            if last and step is not None:
                 step = frozen(step) if self.faithful else None
             layer = Layer(
                 parts,
                 time=self.time_width,
-                axes=axes,
+                axes=axes if "position" in parts.outputs or not last else 0,
                 cells=mlp(width, self.bottleneck, width),
                 places=Places(axes, self.bottleneck, axes, far=True),
                 spread=True,
@@ -58,13 +60,21 @@ class AlphaStomics(Backbone):
                 step=step,
             )
             layers.append(layer)
+        heads: dict[str, nn.Module] = {
+            "expression": mlp(width, self.expression_hidden, card.sizes["genes"]),
+            "position": Outward(
+                mlp(width, self.position_hidden, last=True),
+                mlp(self.position_hidden + axes + 1, self.position_hidden, 1),
+            ),
+        }
+        unread = [frozen(head) for m, head in heads.items() if m not in parts.outputs]
         return ThreeStreams(
+            parts,
             encoder=parts.encoder.build(card, width),
-            time=mlp(1 if self.faithful else len(MODALITIES), self.time_hidden, self.time_width, last=True),
+            time=mlp(1 if self.faithful else len(parts.outputs), self.time_hidden, self.time_width, last=True),
             together=self.faithful,
             radial=Radial(self.place_hidden),
             layers=layers,
-            expression=mlp(width, self.expression_hidden, card.sizes["genes"]),
-            features=mlp(width, self.position_hidden, last=True),
-            scale=mlp(self.position_hidden + axes + 1, self.position_hidden, 1),
+            heads={m: head for m, head in heads.items() if m in parts.outputs},
+            unread=unread if self.faithful else [],
         )

@@ -6,12 +6,14 @@ B sets, N cells, G genes, P axes of space, D width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from core.kinds import FFN, Attention, Aux, Backbone, Card, Encoder, Layout, Parts, Residual
 from core.nn.padding import blanked, hiding
+from core.nn.recompute import recomputed
 from core.params import params
 from core.train.streams import Dropout
 
@@ -35,6 +37,8 @@ class Cells(Backbone):
             attention=parts.attention,
             ffn=parts.ffn,
             residual=parts.residual,
+            outputs=parts.outputs,
+            recompute=parts.recompute,
         )
 
 
@@ -43,6 +47,11 @@ class Network(nn.Module):
 
     Every layer is told both times by scale and shift of its norms (Peebles & Xie 2023, arXiv:2212.09748, adaLN), and
     padding is respected in every layer. Outputs are raw: the system weighs them against the input.
+
+    Args:
+        outputs: by modality that is to be predicted, how many numbers a cell. A modality that is always given has no
+            read-out and no time.
+        recompute: keep only what enters a layer, and compute the rest again in the backward pass.
     """
 
     def __init__(
@@ -56,37 +65,44 @@ class Network(nn.Module):
         attention: Attention,
         ffn: FFN,
         residual: Residual,
+        outputs: Mapping[str, int],
+        recompute: bool,
     ) -> None:
         super().__init__()
+        self.noised = tuple(m for m in MODALITIES if m in outputs)
+        self.recompute = recompute
         self.encoder = encoder.build(card, width)
         self.time = nn.Sequential(
-            nn.Linear(2 * FREQUENCIES * len(MODALITIES), width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear(2 * FREQUENCIES * len(self.noised), width), nn.SiLU(), nn.Linear(width, width)
         )
         self.blocks = nn.ModuleList(Block(width, dropout, attention, ffn, residual) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.expression = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, card.sizes["genes"])
-        )
-        self.position = nn.Linear(width, card.sizes["dims"])
+        if "expression" in outputs:
+            self.expression = nn.Sequential(
+                nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs["expression"])
+            )
+        if "position" in outputs:
+            self.position = nn.Linear(width, outputs["position"])
 
     def forward(
         self, fields: dict[str, Tensor], times: dict[str, Tensor], real_BN: Tensor
     ) -> tuple[dict[str, Tensor], Aux]:
         """Raw outputs by modality and what the layers say beside them, both named by the layer."""
         hidden_BN = hiding(real_BN)
-        fields = {m: blanked(fields[m], hidden_BN) for m in MODALITIES}
-        condition_BD = self.time(torch.cat([_waves(times[m]) for m in MODALITIES], -1))
+        fields = fields | {m: blanked(fields[m], hidden_BN) for m in MODALITIES}
+        condition_BD = self.time(torch.cat([_waves(times[m]) for m in self.noised], -1))
         x_BND = self.encoder(fields, real_BN).x_BTD
         # Attention may ask where cells are as far as the noise lets it be known; by default nothing does.
         layout = Layout(place_BQP=fields["position"])
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            x_BND, aux = block(x_BND, condition_BD, hidden_BN, layout)
+            given = (x_BND, condition_BD, hidden_BN, layout)
+            x_BND, aux = recomputed(block, *given) if self.recompute else block(*given)
             losses |= {f"{name}/{i}": value for name, value in aux.losses.items()}
             stats |= {f"layer {i}/{name}": value for name, value in aux.stats.items()}
         x_BND = self.norm(x_BND)
-        return {"expression": self.expression(x_BND), "position": self.position(x_BND)}, Aux(losses, stats)
+        return {m: self.get_submodule(m)(x_BND) for m in self.noised}, Aux(losses, stats)
 
 
 class Block(nn.Module):

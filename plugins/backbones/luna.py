@@ -9,7 +9,7 @@ from core.kinds import Backbone, Card, Parts
 from core.params import knob, params
 from plugins.backbones._layer import Layer, Places, TimeStep
 from plugins.backbones._places import Radial
-from plugins.backbones._streams import MODALITIES, ThreeStreams, frozen, mlp
+from plugins.backbones._streams import Outward, ThreeStreams, axes_of, frozen, mlp
 
 
 @params
@@ -17,13 +17,12 @@ class Luna(Backbone):
     """Expression in, places out: post-norm layers in which what attention read becomes a new place.
 
     Yu et al. 2025, doi:10.1101/2025.02.13.638045; `plugins.backbones._layer` has the equations. A layer shows attention
-    the direction of a place, not its distance. Padding is hidden from attention and from every mean. Expression is
-    given, not predicted: its output is 0, so that a system keeps what it was given.
+    the direction of a place, not its distance. Padding is hidden from attention and from every mean.
 
     Of the time stream LUNA keeps one channel, and the layer norm of one channel is a constant: behind the first layer
     nothing knows the time. So `time_width` is more here. `faithful` builds all that LUNA builds, to the parameter,
     with the one channel if `time_width` is 1: the last layer's step of the time and an embedding of positions that
-    nothing reads are counted and never used, and there is one time, that of the noisiest modality.
+    nothing reads are counted and never used.
     """
 
     time_width: int = knob(64, "channels of the time stream; LUNA has 1", ge=1)
@@ -48,7 +47,9 @@ class Luna(Backbone):
             )
 
     def build(self, card: Card, parts: Parts) -> nn.Module:
-        width, axes = parts.width, card.sizes["dims"]
+        if [*parts.outputs] != ["position"]:
+            raise ValueError("the backbone luna predicts positions alone; take mode = expr_to_pos, or another backbone")
+        width, axes = parts.width, axes_of(card, parts, "luna")
         layers = []
         for i in range(parts.depth):
             step: nn.Module | None = TimeStep(self.time_width, self.time_inner, parts.dropout, F.relu)
@@ -65,16 +66,14 @@ class Luna(Backbone):
                 step=step,
             )
             layers.append(layer)
-        network = ThreeStreams(
+        head = Outward(mlp(width, self.hidden, self.features), mlp(self.features + axes + 1, self.hidden, 1))
+        return ThreeStreams(
+            parts,
             encoder=parts.encoder.build(card, width),
-            time=mlp(1 if self.faithful else len(MODALITIES), self.time_hidden, self.time_width, last=True),
-            together=self.faithful,
+            time=mlp(1, self.time_hidden, self.time_width, last=True),
+            together=False,
             radial=Radial(self.place_hidden),
             layers=layers,
-            expression=None,
-            features=mlp(width, self.hidden, self.features),
-            scale=mlp(self.features + axes + 1, self.hidden, 1),
+            heads={"position": head},
+            unread=[frozen(Radial(self.place_hidden))] if self.faithful else [],
         )
-        if self.faithful:
-            network.unread = frozen(Radial(self.place_hidden))
-        return network

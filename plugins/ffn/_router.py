@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.nn.recompute import repeating
 from core.train.between import BetweenSteps
 from core.train.streams import Stochastic
 from plugins.ffn._grouped import Spans
@@ -88,8 +89,8 @@ class Router(BetweenSteps, nn.Module):
         return Choice(logits_NE, expert_NK, torch.softmax(chosen_NK, dim=-1))
 
     def count(self, counts_E: Tensor) -> None:
-        """Note how many tokens of a training pass chose each expert."""
-        if self.offset_E is not None:
+        """Note how many tokens of a training pass chose each expert; a pass that is repeated counts once."""
+        if self.offset_E is not None and not repeating():
             self._seen_E = counts_E if self._seen_E is None else self._seen_E + counts_E
 
     def step_taken(self) -> None:
