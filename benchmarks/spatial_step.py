@@ -84,13 +84,12 @@ def plain(net: nn.Module, expression_NG: Tensor, place_NP: Tensor, time_M: Tenso
     for layer in net.layers:
         told_T = layer.time(y_T)
         direction = torch.cat([p_NP / (far(p_NP) + 1e-7), far(p_NP)], -1)
-        h_ND = layer.mixed(
-            torch.cat([layer.cells(x_ND), told_T.expand(cells, -1), layer.places.layers(direction)], -1)
-        )
+        h_ND = layer.mixed(torch.cat([layer.cells(x_ND), told_T.expand(cells, -1), layer.places.layers(direction)], -1))
         at = layer.attention
         q_HNK, k_HNK, v_HNK = (m(h_ND).view(cells, HEADS, -1).transpose(0, 1) for m in (at.query, at.key, at.value))
-        q_HNK, k_HNK = F.rms_norm(q_HNK, q_HNK.shape[-1:], at.query_norm.weight, 1e-6), F.rms_norm(
-            k_HNK, k_HNK.shape[-1:], at.key_norm.weight, 1e-6
+        q_HNK, k_HNK = (
+            F.rms_norm(q_HNK, q_HNK.shape[-1:], at.query_norm.weight, 1e-6),
+            F.rms_norm(k_HNK, k_HNK.shape[-1:], at.key_norm.weight, 1e-6),
         )
         weights_HNN = F.dropout(torch.softmax(q_HNK @ k_HNK.mT / math.sqrt(q_HNK.shape[-1]), -1), drop)
         out_NHK = (weights_HNN @ v_HNK).transpose(0, 1) * at.gate.scores(h_ND[None])[0, ..., None]
@@ -224,10 +223,14 @@ def report(options: argparse.Namespace) -> None:
         most = {side: peak(side, 4096) for side in ("ours", "near", "plain")}
         print(", ".join(f"{side} {gb:.2f} GB" for side, gb in most.items()) + " at the peak, 4096 cells")
         lines.append(f"memory: {most['ours']:.2f} GB (bar {PEAK:g}: {'reached' if most['ours'] < PEAK else 'MISSED'})")
-    each = []
+    each: list[float] = []
+    if options.linear:
+        step("near", 1024)()
     for cells in options.linear:
-        took, _ = turns({"near": step("near", cells, recompute=True, mse=True)}, 1)
-        each.append(1e6 * took["near"] / cells)
+        run = step("near", cells, recompute=True, mse=True)
+        begin = time.process_time()
+        run()
+        each.append(1e6 * (time.process_time() - begin) / cells)
         print(f"{cells:6} cells, neighbours({NEAR}), layers recomputed: {each[-1]:.0f} us a cell", flush=True)
     if each:
         verdict = "reached" if each[-1] <= LINEAR * each[0] else "MISSED"

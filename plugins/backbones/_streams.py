@@ -68,7 +68,7 @@ class ThreeStreams(nn.Module):
         time_BT = self.time(noise_BM.amax(-1, keepdim=True) if self.together else noise_BM)
         x_BND = self.encoder(fields, real_BN).x_BTD
         place_BNP = centred(self.radial(centred(fields["position"], hidden_BN)), hidden_BN)
-        layout = Layout(place_BQP=fields["position"])
+        layout = Layout(place_BQP=fields["position"], memo={})
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, layer in enumerate(self.layers):

@@ -93,7 +93,7 @@ class Network(nn.Module):
         condition_BD = self.time(torch.cat([_waves(times[m]) for m in self.noised], -1))
         x_BND = self.encoder(fields, real_BN).x_BTD
         # Attention may ask where cells are as far as the noise lets it be known; by default nothing does.
-        layout = Layout(place_BQP=fields["position"])
+        layout = Layout(place_BQP=fields["position"], memo={})
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, block in enumerate(self.blocks):
