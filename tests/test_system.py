@@ -36,6 +36,8 @@ PIECES = [
     ["--mode=pos_to_expr", "--masking.shape=block", "--masking.min_visible=4", "--readout=mean_of", "--draws=2"],
     ["--masking.shape=random", "--masking.min_visible=3", "--conditions=cell_type,section", "--predicts=velocity"],
     ["--position_head=edm", "--position_loss=distance_mse", "--masking.shape=structured", "--solver=ddim(eta=0.5)"],
+    ["--backbone=alphastomics", "--attention=gated_headwise", "--ffn=moe4x2(activation=relu,balanced=first)"],
+    ["--backbone=luna", "--mode=expr_to_pos", "--encoder=expression(hidden=32)", "--attention=linear(bias=false)"],
     ["--path=cond_ot", "--predicts=velocity", "--solver=ddim", "--conditions=section", "--readout=mean_of"],
 ]
 
@@ -122,11 +124,13 @@ class TestSpatial(SystemLaws):
     def test_cells_are_a_set(self, words: list[str]) -> None:
         """Permuting the cells of a set permutes what is predicted for them."""
         arm = trainer(words)
-        arm.model.eval()
+        arm.model.double().eval()
         batch = arm.train_split.batch(0, 0)
+        fields = {k: v.double() if v.is_floating_point() else v for k, v in batch.fields.items()}
+        batch = Batch(fields, batch.real_BN, batch.units)
         order = torch.randperm(batch.real_BN.shape[1], generator=Streams(0).generator("x"))
         there = Batch({k: v[:, order] for k, v in batch.fields.items()}, batch.real_BN[:, order], batch.units)
-        times = {m: torch.full((len(batch.real_BN),), 0.6) for m in ("expression", "position")}
+        times = {m: torch.full((len(batch.real_BN),), 0.6).double() for m in ("expression", "position")}
         one, _ = arm.model(shown(arm, batch), times, batch.real_BN)
         two, _ = arm.model(shown(arm, there), times, there.real_BN)
         for m in arm.system.learned:
