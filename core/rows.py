@@ -19,6 +19,7 @@ KINDS: dict[str, str] = {
     "system": "a task: slots and data become something that trains and is judged",
     "recipe": "a named set of choices for a system",
     "data": "where data come from",
+    "backbone": "the network between data and predictions",
     "encoder": "a batch becomes tokens",
     "attention": "tokens read from each other",
     "mask": "which pairs may see each other",

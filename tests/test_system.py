@@ -16,9 +16,10 @@ from core.testing.system import SystemLaws
 from core.train.loop import Trainer
 from core.train.streams import Streams
 from plugins.encoders.cell import Cell
+from plugins.encoders.expression import Expression
 from plugins.systems.spatial.conditions import labels_of
+from plugins.systems.spatial.fields import MODALITIES
 from plugins.systems.spatial.geometry import frames
-from plugins.systems.spatial.network import MODALITIES
 from small import SMALL
 
 PIECES = [
@@ -43,6 +44,8 @@ PIECES = [
     ["--mode=pos_to_expr", "--masking.shape=block", "--masking.min_visible=4", "--readout=mean_of", "--draws=2"],
     ["--masking.shape=random", "--masking.min_visible=3", "--conditions=cell_type,section", "--predicts=velocity"],
     ["--position_head=edm", "--position_loss=distance_mse", "--masking.shape=structured", "--solver=ddim(eta=0.5)"],
+    ["--backbone=alphastomics", "--attention=gated_headwise", "--ffn=moe4x2(activation=relu,balanced=first)"],
+    ["--backbone=luna", "--mode=expr_to_pos", "--encoder=expression(hidden=32)", "--attention=linear(bias=false)"],
     ["--path=cond_ot", "--predicts=velocity", "--solver=ddim", "--conditions=section", "--readout=mean_of"],
 ]
 
@@ -60,7 +63,10 @@ def trainer(words: list[str]) -> Trainer:
     )
 
 
-@pytest.mark.parametrize("encoder", [st.builds(Cell, hidden=st.floats(0.5, 3.0))], ids=["cell"])
+ENCODERS = [st.builds(Cell, hidden=st.floats(0.5, 3.0)), st.builds(Expression, hidden=st.integers(1, 9))]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["cell", "expression"])
 class TestEncoders(EncoderLaws):
     def card(self, draw: st.DataObject) -> Card:
         sizes = {"genes": draw.draw(st.integers(1, 5)), "dims": draw.draw(st.integers(2, 3))}
@@ -126,11 +132,13 @@ class TestSpatial(SystemLaws):
     def test_cells_are_a_set(self, words: list[str]) -> None:
         """Permuting the cells of a set permutes what is predicted for them."""
         arm = trainer(words)
-        arm.model.eval()
+        arm.model.double().eval()
         batch = arm.train_split.batch(0, 0)
+        fields = {k: v.double() if v.is_floating_point() else v for k, v in batch.fields.items()}
+        batch = Batch(fields, batch.real_BN, batch.units)
         order = torch.randperm(batch.real_BN.shape[1], generator=Streams(0).generator("x"))
         there = Batch({k: v[:, order] for k, v in batch.fields.items()}, batch.real_BN[:, order], batch.units)
-        times = {m: torch.full((len(batch.real_BN),), 0.6) for m in ("expression", "position")}
+        times = {m: torch.full((len(batch.real_BN),), 0.6).double() for m in ("expression", "position")}
         one, _ = arm.model(shown(arm, batch), times, batch.real_BN)
         two, _ = arm.model(shown(arm, there), times, there.real_BN)
         for m in arm.system.learned:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.params import fields
+from plugins.systems.spatial.fields import MODALITIES
 from plugins.systems.spatial.masking import Masking
-from plugins.systems.spatial.network import MODALITIES
 from plugins.systems.spatial.process import stands_still
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from core.kinds import Batch, Evaluation, Metric, Score, Source, Tally
 from core.kinds.metric import key
 from core.score import CEILING, MODEL
 from plugins.systems.spatial import baselines
-from plugins.systems.spatial.network import MODALITIES
+from plugins.systems.spatial.fields import MODALITIES
 
 SAMPLE = f"{MODEL}, one sample"
 TASKS = {"position": "expression to position", "expression": "position to expression"}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from core.kinds import FlowPath, Tree
+from plugins.systems.spatial.fields import MODALITIES
 from plugins.systems.spatial.geometry import centred
-from plugins.systems.spatial.network import MODALITIES
 
 Grid = Literal["uniform", "cosine", "late"]
 

@@ -22,6 +22,7 @@ from core.kinds import (
     FFN,
     Attention,
     Aux,
+    Backbone,
     Batch,
     Card,
     Encoder,
@@ -30,6 +31,7 @@ from core.kinds import (
     Mask,
     Metric,
     Noise,
+    Parts,
     Picture,
     Plugin,
     Position,
@@ -42,16 +44,17 @@ from core.kinds import (
     Tree,
     ValueLoss,
 )
+from core.nn.padding import hiding
 from core.params import group, knob, params, slot
 from core.score import MODEL
 from core.train.streams import Streams
 from plugins.systems.spatial import baselines
 from plugins.systems.spatial.checks import check
 from plugins.systems.spatial.conditions import Condition, Told, labels_of
+from plugins.systems.spatial.fields import MODALITIES
 from plugins.systems.spatial.geometry import centred, frames, mean_of, unfold
 from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
 from plugins.systems.spatial.masking import Masking, Tokens, masked_losses
-from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import SPEARMAN, pictures
 from plugins.systems.spatial.process import Grid, as_velocity, blank, noise, schedule, see, shares
 
@@ -69,6 +72,7 @@ class Spatial(System):
     width: int = knob(128, "model width", ge=8)
     depth: int = knob(4, "layers", ge=1)
     dropout: float = knob(0.1, "share of each layer's output that is dropped in training", ge=0.0, lt=1.0)
+    backbone: Backbone = slot("cells", "how the network is put together")
     encoder: Encoder = slot("cell", "cells become tokens")
     attention: Attention = slot("softmax", "cells read from each other")
     ffn: FFN = slot("dense", "each cell on its own")
@@ -146,8 +150,7 @@ class Spatial(System):
         sizes = {"expression": card.sizes["genes"], "position": card.sizes["dims"]}
         learned = {m: sizes[m] for m in self.learned}
         outputs = learned | ({"position": self.embedding} if self.position_head == "edm" else {})
-        network = Network(
-            card,
+        parts = Parts(
             width=self.width,
             depth=self.depth,
             dropout=self.dropout,
@@ -158,6 +161,7 @@ class Spatial(System):
             outputs=outputs,
             recompute=self.recompute,
         )
+        network = self.backbone.build(card, parts)
         if self.masking.shape != "none":
             Tokens.into(network, learned)
         return network

@@ -1,4 +1,4 @@
-"""The denoising network of the spatial system: a transformer over the cells of a set.
+"""A pre-norm transformer over the cells of a set, told the times by its norms.
 
 B sets, N cells, G genes, P axes of space, D width.
 """
@@ -11,14 +11,35 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from core.kinds import FFN, Attention, Aux, Card, Encoder, Layout, Residual
+from core.kinds import FFN, Attention, Aux, Backbone, Card, Encoder, Layout, Parts, Residual
+from core.nn.padding import blanked, hiding
 from core.nn.recompute import recomputed
+from core.params import params
 from core.train.streams import Dropout
 
 FREQUENCIES = 16
 """sines and cosines that a time is told in"""
 
 MODALITIES = ("expression", "position")
+
+
+@params
+class Cells(Backbone):
+    """Tokens of cells, pre-norm layers that every time scales and shifts, one read-out a modality."""
+
+    def build(self, card: Card, parts: Parts) -> nn.Module:
+        return Network(
+            card,
+            width=parts.width,
+            depth=parts.depth,
+            dropout=parts.dropout,
+            encoder=parts.encoder,
+            attention=parts.attention,
+            ffn=parts.ffn,
+            residual=parts.residual,
+            outputs=parts.outputs,
+            recompute=parts.recompute,
+        )
 
 
 class Network(nn.Module):
@@ -68,10 +89,11 @@ class Network(nn.Module):
     ) -> tuple[dict[str, Tensor], Aux]:
         """Raw outputs by modality and what the layers say beside them, both named by the layer."""
         hidden_BN = hiding(real_BN)
+        fields = fields | {m: blanked(fields[m], hidden_BN) for m in MODALITIES}
         condition_BD = self.time(torch.cat([_waves(times[m]) for m in self.noised], -1))
         x_BND = self.encoder(fields, real_BN).x_BTD
         # Attention may ask where cells are as far as the noise lets it be known; by default nothing does.
-        layout = Layout(place_BQP=fields["position"])
+        layout = Layout(place_BQP=fields["position"], memo={})
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, block in enumerate(self.blocks):
@@ -107,11 +129,6 @@ class Block(nn.Module):
         x_BND = self.residual_attention(x_BND, (1 + open_a) * self.dropout_attention(read))
         thought, aux = self.ffn(self.norm_ffn(x_BND) * (1 + scale_f) + shift_f, real_BN)
         return self.residual_ffn(x_BND, (1 + open_f) * self.dropout_ffn(thought)), aux
-
-
-def hiding(real_BN: Tensor) -> Tensor | None:
-    """`real_BN` where it hides something, else None, which every layer serves faster. Meta tensors hide nothing."""
-    return None if real_BN.is_meta or bool(real_BN.all()) else real_BN
 
 
 def _waves(t_B: Tensor) -> Tensor:
