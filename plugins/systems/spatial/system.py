@@ -10,7 +10,7 @@ B sets, N cells, G genes, P axes of space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -44,7 +44,7 @@ from core.kinds import (
 from core.params import knob, params, slot
 from core.score import MODEL
 from core.train.streams import Streams
-from plugins.systems.spatial import baselines
+from plugins.systems.spatial import baselines, embed, generate
 from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
 from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import pictures
@@ -225,6 +225,20 @@ class Spatial(System):
 
     def pictures(self, evaluation: Evaluation) -> Iterable[Picture]:
         return pictures(evaluation)
+
+    def modes(self) -> Mapping[str, tuple[str, ...]]:
+        return generate.MODES
+
+    def generate(
+        self, model: nn.Module, unit: Batch, mode: str, streams: Streams, *, index: int, draws: int, patch: int
+    ) -> dict[str, np.ndarray]:
+        return generate.generate(self, model, unit, mode, streams, index=index, draws=draws, patch=patch)
+
+    def layers(self) -> Mapping[str, tuple[str, ...]]:
+        return embed.LAYERS
+
+    def embed(self, model: nn.Module, unit: Batch, layer: str, known: Collection[str], *, patch: int) -> np.ndarray:
+        return embed.embed(model, unit, layer, known, patch=patch)
 
     def _path(self, modality: str) -> FlowPath:
         return self.position_path if modality == "position" and self.position_path is not None else self.path
