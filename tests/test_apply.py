@@ -97,7 +97,7 @@ def test_other_data_are_refused(run: Path, core: Callable[..., Any]) -> None:
 def test_cells_are_placed_in_input_units(
     run: Path, core: Callable[..., Any], cells: Callable[..., Path], draws: int
 ) -> None:
-    """Positions come about each section's centre, in the input's scale, with draws beside their mean; X is as it was."""
+    """Positions come about each section's centre, in the input's scale, draws beside their mean; X is as it was."""
     file = cells()
     out = file.with_name("placed.h5ad")
     assert core("sample", str(run), str(file), "--mode", "expr_to_pos", "-o", str(out), "--draws", str(draws)).code == 0
@@ -162,7 +162,7 @@ def test_prepared_as_the_training_cells_were(run: Path, tmp_path: Path) -> None:
 
 
 def test_expression_from_position(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:
-    """`pos_to_expr` needs no expression: X has the run's genes on the training cells' scale, a layer has model units."""
+    """`pos_to_expr` needs no expression: X has the run's genes on the training scale, a layer model units."""
     file = cells(lambda data: None, ["none of the run"])
     out = file.with_name("told.h5ad")
     assert core("sample", str(run), str(file), "--mode", "pos_to_expr", "-o", str(out), "--draws", "2").code == 0
@@ -189,7 +189,7 @@ def test_joint_makes_cells_of_its_own(run: Path, core: Callable[..., Any], cells
 
 
 def test_embedding(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:
-    """Each cell gets a vector, a function of the file alone; positions count where they are, their frame's shift not."""
+    """Each cell gets a vector, a function of the file alone; positions count where they are, their shift not."""
     file = cells()
     found = {}
     changes: dict[str, Callable[[ad.AnnData], Any]] = {

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 from core.kinds import Batch, Evaluation, Metric, Score, Source, Tally
-from core.kinds.metric import key
+from core.kinds.metric import key, title
 from core.score import CEILING, MODEL
 from plugins.systems.spatial import baselines
+from plugins.systems.spatial.extra import JOINT, Extra
 from plugins.systems.spatial.network import MODALITIES
+from plugins.systems.spatial.rivals import say_rivals
 
 SAMPLE = f"{MODEL}, one sample"
-TASKS = {"position": "expression to position", "expression": "position to expression"}
+TASKS = {"position": "expression to position", "expression": "position to expression", JOINT: "joint generation"}
 SHOWN_GENES = 3
 FEWEST = 10
 """cells that a section needs to be scored: ranks and neighbours of fewer say nothing, of two they are always right"""
@@ -50,7 +52,15 @@ class Judge:
             self.notes.append(f"Not scored, as they hold fewer than {FEWEST} cells: {told}.")
         return [name for name in cells if name not in small]
 
-    def add(self, unit: Batch, arms: dict[str, Arms], known: Arms, source: Source, generator: torch.Generator) -> None:
+    def add(
+        self,
+        unit: Batch,
+        arms: dict[str, Arms],
+        known: Arms,
+        source: Source,
+        generator: torch.Generator,
+        extra: Extra,
+    ) -> None:
         """Score one unit.
 
         Args:
@@ -59,6 +69,7 @@ class Judge:
             known: all training cells by modality, what the baselines learn from.
             source: asked for the best that could be done.
             generator: noise of the random baselines.
+            extra: samples that some metrics need.
         """
         name, true = unit.units[0], cells_of(unit)
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -71,7 +82,13 @@ class Judge:
             for arm, values in by_arm.items():
                 fresh = [Tally(metric) for metric in self.metrics if metric.of == modality]
                 for tally in self.tallies.setdefault((modality, arm), fresh):
-                    tally.update(name, values, true[modality])
+                    tally.update(name, values, true[modality], extra.beside(modality, arm, unit, true))
+        for arm, made in extra.made(known, true, rng).items():
+            fresh = [Tally(metric) for metric in self.metrics if metric.of == JOINT]
+            beside = {"made_place": made["position"], "place": true["position"]}
+            beside |= {"known": known["expression"], "known_place": known["position"]}
+            for tally in self.tallies.setdefault((JOINT, arm), fresh):
+                tally.update(name, made["expression"], true["expression"], beside)
         self._keep(name, unit, true, arms, source)
 
     def evaluation(self) -> Evaluation:
@@ -83,15 +100,17 @@ class Judge:
                 metric=key(tally.metric),
                 value=tally.value(),
                 higher=tally.metric.higher,
-                label=tally.metric.label,
+                label=title(tally.metric),
                 units=tally.scores,
             )
             for modality in TASKS
             for (m, arm), tallies in self.tallies.items()
             if m == modality
             for tally in tallies
+            if tally.scores
         )
         notes = [
+            *say_rivals(scores),
             *self.notes,
             f"'{MODEL}' is the mean that the network predicts from noise alone; '{SAMPLE}' is one draw by the solver, "
             "as varied as real cells and therefore further from each of them.",

@@ -44,7 +44,7 @@ from core.kinds import (
 from core.params import knob, params, slot
 from core.score import MODEL
 from core.train.streams import Streams
-from plugins.systems.spatial import baselines, embed, generate
+from plugins.systems.spatial import baselines, embed, extra, generate
 from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
 from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import pictures
@@ -220,7 +220,8 @@ class Spatial(System):
                 mean = self.expect(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
                 one = self.sample(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
                 arms[m] = {MODEL: mean[m][0].cpu().numpy(), SAMPLE: one[m][0].cpu().numpy()}
-            judge.add(unit, arms, known, source, streams.generator("eval", index))
+            more = extra.draw(self, model, unit.to(device), self.metrics, streams, index)
+            judge.add(unit, arms, known, source, streams.generator("eval", index), more)
         return judge.evaluation()
 
     def pictures(self, evaluation: Evaluation) -> Iterable[Picture]:
