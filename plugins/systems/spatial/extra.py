@@ -50,10 +50,11 @@ class Extra:
         self, known: dict[str, np.ndarray], true: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, dict[str, np.ndarray]]:
         """Made cells by arm: the model's, and random training cells with and without their pairing."""
-        if not self.joint:
+        if not self.joint or len(known["position"]) < 2:
             return {}
-        cells, count = len(true["position"]), len(known["position"])
-        one, other = rng.integers(count, size=(2, cells))
+        # The odd ones, as the even ones are what coherence is measured by: no cell is to find itself.
+        odd_n = np.arange(1, len(known["position"]), 2)
+        one, other = odd_n[rng.integers(len(odd_n), size=(2, len(true["position"])))]
         return {
             MODEL: self.joint,
             REAL: {m: known[m][one] for m in MODALITIES},
@@ -63,10 +64,16 @@ class Extra:
 
 @torch.no_grad()
 def draw(
-    system: Sampler, model: nn.Module, unit: Batch, metrics: Sequence[Metric], streams: Streams, index: int
+    system: Sampler,
+    model: nn.Module,
+    unit: Batch,
+    metrics: Sequence[Metric],
+    streams: Streams,
+    index: int,
+    learned: Sequence[str] = MODALITIES,
 ) -> Extra:
-    """Sample what the metrics ask for, and nothing where none asks."""
-    asked = {metric.of for metric in metrics if "draws" in metric.needs}
+    """Sample what the metrics ask for, of the modalities that the model has learned, and nothing where none asks."""
+    asked = {metric.of for metric in metrics if "draws" in metric.needs and metric.of in learned}
     draws = {
         m: np.stack(
             [
@@ -78,7 +85,7 @@ def draw(
         if m in asked
     }
     joint: dict[str, np.ndarray] = {}
-    if any(metric.of == JOINT for metric in metrics):
+    if set(learned) == set(MODALITIES) and any(metric.of == JOINT for metric in metrics):
         made = system.sample(model, unit, MODALITIES, streams.generator("eval:joint", index))
         joint = {m: made[m][0].cpu().numpy() for m in MODALITIES}
     return Extra(draws=draws, joint=joint)

@@ -86,7 +86,7 @@ class Judge:
         for arm, made in extra.made(known, true, rng).items():
             fresh = [Tally(metric) for metric in self.metrics if metric.of == JOINT]
             beside = {"made_place": made["position"], "place": true["position"]}
-            beside |= {"known": known["expression"], "known_place": known["position"]}
+            beside |= {"known": known["expression"][::2], "known_place": known["position"][::2]}
             for tally in self.tallies.setdefault((JOINT, arm), fresh):
                 tally.update(name, made["expression"], true["expression"], beside)
         self._keep(name, unit, true, arms, source)

@@ -23,7 +23,7 @@ def say_rivals(scores: Sequence[Score]) -> list[str]:
     """
     sentences = []
     for task in dict.fromkeys(s.task for s in scores):
-        first = next(s.metric for s in scores if s.task == task)
+        first = next((s.metric for s in scores if s.task == task and s.arm.startswith(RULES)), None)
         here = [s for s in scores if s.task == task and s.metric == first]
         own = next((s for s in here if s.arm == MODEL), None)
         rules = [s for s in here if s.arm.startswith(RULES)]
