@@ -15,10 +15,12 @@ from plugins.systems.spatial import baselines
 from plugins.systems.spatial.extra import JOINT, Extra
 from plugins.systems.spatial.network import MODALITIES
 from plugins.systems.spatial.rivals import say_rivals
+from plugins.systems.spatial.watch import Watch
 
 SAMPLE = f"{MODEL}, one sample"
 TASKS = {"position": "expression to position", "expression": "position to expression", JOINT: "joint generation"}
-SHOWN_GENES = 3
+ERRORS = (MODEL, "nearest 15 cells")
+"""arms whose error in expression is kept cell by cell"""
 FEWEST = 10
 """cells that a section needs to be scored: ranks and neighbours of fewer say nothing, of two they are always right"""
 
@@ -91,6 +93,12 @@ class Judge:
                 tally.update(name, made["expression"], true["expression"], beside)
         self._keep(name, unit, true, arms, source)
 
+    def watched(self, unit: Batch, watch: Watch) -> None:
+        """Keep what was seen while the positions of a unit were sampled."""
+        type_N = unit.fields["cell_type"][0][unit.real_BN[0]].cpu().numpy()
+        self.arrays[f"way/{unit.units[0]}"] = watch.way()
+        self.arrays |= {f"experts/{unit.units[0]}/{name}": share for name, share in watch.experts(type_N).items()}
+
     def evaluation(self) -> Evaluation:
         """Everything that was scored."""
         scores = tuple(
@@ -123,23 +131,31 @@ class Judge:
         return Evaluation(scores=scores, notes=tuple(notes), arrays=self.arrays)
 
     def _keep(self, name: str, unit: Batch, true: Arms, arms: dict[str, Arms], source: Source) -> None:
-        """The arrays that the figures of a unit need; the genes shown are those the model does best on."""
+        """The arrays that the figures of a unit need; the genes shown are the model's best, middle and worst."""
         self.arrays[f"true/{name}"] = true["position"]
         self.arrays[f"type/{name}"] = unit.fields["cell_type"][0][unit.real_BN[0]].numpy()
         self.arrays |= {f"placed/{arm}/{name}": values for arm, values in arms["position"].items()}
         names = np.array(source.names("genes"))
         if "genes" not in self.arrays:
             order = np.argsort(-_correlation(arms["expression"][MODEL], true["expression"]))
-            self.arrays["genes"] = names[order[:SHOWN_GENES]]
+            self.arrays["genes"] = names[order[_picked(len(order))]]
             self.arrays["cell_types"] = np.array(source.names("cell_types"), dtype=str)
         shown = [int(np.flatnonzero(names == gene)[0]) for gene in self.arrays["genes"]]
         self.arrays[f"expression_true/{name}"] = true["expression"][:, shown]
         self.arrays[f"expression_model/{name}"] = arms["expression"][MODEL][:, shown]
+        for arm in ERRORS:
+            error_N = np.square(arms["expression"][arm] - true["expression"]).mean(1)
+            self.arrays[f"expression_error/{arm}/{name}"] = error_N
 
 
 def cells_of(batch: Batch) -> Arms:
     """The real cells of a batch of one set, by modality."""
     return {m: batch.fields[m][0][batch.real_BN[0]].cpu().numpy() for m in MODALITIES}
+
+
+def _picked(genes: int) -> list[int]:
+    """Ranks of the genes that are shown: the two best, the middle one and the worst, or all of fewer."""
+    return sorted({0, min(1, genes - 1), genes // 2, genes - 1})
 
 
 def _correlation(a_NG: np.ndarray, b_NG: np.ndarray) -> np.ndarray:

@@ -48,6 +48,7 @@ from plugins.systems.spatial import baselines, embed, extra, generate
 from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
 from plugins.systems.spatial.network import MODALITIES, Network, hiding
 from plugins.systems.spatial.pictures import pictures
+from plugins.systems.spatial.watch import watching
 
 
 @params
@@ -82,12 +83,14 @@ class Spatial(System):
         (
             "distance_spearman",
             "contact_f1",
+            "contact_f1(percentile=0.01)",
             "knn_preservation",
             "procrustes",
             "distance_error",
             "rssd",
             "pearson_gene",
             "pearson_cell",
+            "moran_agreement",
             "expression_mse",
         ),
         "what the evaluation reports",
@@ -218,7 +221,10 @@ class Spatial(System):
             arms: dict[str, Arms] = {}
             for m in MODALITIES:
                 mean = self.expect(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
-                one = self.sample(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
+                with watching(model) as watch:
+                    one = self.sample(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
+                if m == "position":
+                    judge.watched(unit, watch)
                 arms[m] = {MODEL: mean[m][0].cpu().numpy(), SAMPLE: one[m][0].cpu().numpy()}
             more = extra.draw(self, model, unit.to(device), self.metrics, streams, index)
             judge.add(unit, arms, known, source, streams.generator("eval", index), more)
