@@ -332,3 +332,26 @@ def test_patches_of_a_known_tissue_join_to_it(dims: int, cells_: int) -> None:
         oracle, torch.nn.Linear(1, 1), unit, "pos_to_expr", Streams(0), index=0, draws=1, patch=40
     )["expression"]
     np.testing.assert_array_equal(told[0], true[0].numpy())
+
+
+def test_the_training_file_may_be_gone(core: Callable[..., Any], cells: Callable[..., Path], tmp_path: Path) -> None:
+    """A run on a file that was deleted still places and embeds cells, read at the keys that the run was told."""
+
+    def elsewhere(data: ad.AnnData) -> None:
+        data.obsm["xy"] = data.obsm.pop("spatial")
+        data.obs["slide"] = data.obs.pop("section")
+
+    file, run = cells(elsewhere, [f"g{i}" for i in range(12)]), tmp_path / "run"
+    keys = ("--data.position=xy", "--data.section=slide", "--data.sets.size=32")
+    pieces = ("--width=16", "--depth=1", "--attention.heads=2", "--sampling=2", "--train.steps=2", "-q")
+    assert core("run", "--data", str(file), *keys, *pieces, "-o", str(run)).code == 0
+    other = tmp_path / "other.h5ad"
+    file.rename(other)
+    out = tmp_path / "out.h5ad"
+    assert core("sample", str(run), str(other), "--mode", "expr_to_pos", "-o", str(out)).code == 0
+    assert np.isfinite(read(out).obsm["spatial"]).all()
+    assert core("embed", str(run), str(other), "-o", str(out), "--layer", "encoder").code == 0
+    said = core("evaluate", str(run))
+    assert said.code == 2
+    assert "there is no such file" in said.err
+    assert core("evaluate", str(run), "--data", str(other)).code == 0
