@@ -80,7 +80,8 @@ class System(Plugin):
     """A trainable task. Its fields are its slots; its file reads like the method section of its paper.
 
     Laws: every parameter of the built model gets a gradient from a step; a step is a function of model, batch and
-    streams alone; padding changes no loss; `headline` is one of the model's scores.
+    streams alone; padding changes no loss; `headline` is one of the model's scores; what is generated is a function of
+    the streams, and whatever is embedded is finite.
     """
 
     KIND: ClassVar[str] = "system"
