@@ -83,7 +83,6 @@ class Spatial(System):
         (
             "distance_spearman",
             "contact_f1",
-            "contact_f1(percentile=0.01)",
             "knn_preservation",
             "procrustes",
             "distance_error",
