@@ -15,8 +15,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from plugins.systems.spatial import baselines
 from plugins.systems.spatial.baselines import impute, place
 
-PLACED = ["mean position", "random placement", "nearest cell", "nearest 15 cells", "ridge"]
-IMPUTED = ["mean expression", "random cell", "nearest cell", "nearest 15 cells", "ridge"]
+PLACED = ["mean position", "random placement", "nearest cell", "nearest 15 cells", "nearest 15 cells, even", "ridge"]
+IMPUTED = ["mean expression", "random cell", "nearest cell", "nearest 15 cells", "nearest 15 cells, even", "ridge"]
 
 
 def tissue(seed: int, cells: int, genes: int, axes: int = 2, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
@@ -85,8 +85,11 @@ def test_neighbours(cells: int, genes: int) -> None:
         (placed, near, position, far),
         (imputed, position, expression, test_position),
     ):
-        for name, k in (("nearest cell", 1), ("nearest 15 cells", 15)):
-            expected = KNeighborsRegressor(k, weights="distance").fit(inputs, values).predict(wanted)
+        for name, k, weights in (
+            ("nearest cell", 1, "distance"), ("nearest 15 cells", 15, "distance"),
+            ("nearest 15 cells, even", 15, "uniform"),
+        ):  # fmt: skip
+            expected = KNeighborsRegressor(k, weights=weights).fit(inputs, values).predict(wanted)
             np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5)
 
 

@@ -8,34 +8,50 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import scipy.spatial
 import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from core.kinds.metric import Metric
-from core.testing.metric import MetricLaws, law, seeds
+from core.testing.metric import MetricLaws, beside, law, seeds
 from plugins.losses.distance_mse import DistanceMse
+from plugins.metrics._weights import moran, neighbour_weights
+from plugins.metrics.calibration import Calibration
+from plugins.metrics.cluster_agreement import ClusterAgreement, agreement
 from plugins.metrics.contact_f1 import ContactF1
+from plugins.metrics.cosine_cell import CosineCell
+from plugins.metrics.distance_calibration import DistanceCalibration
 from plugins.metrics.distance_error import DistanceError
 from plugins.metrics.distance_spearman import DistanceSpearman
+from plugins.metrics.distance_spearman_mean import DistanceSpearmanMean
+from plugins.metrics.expression_mae import ExpressionMae
 from plugins.metrics.expression_mse import ExpressionMse
+from plugins.metrics.joint_coherence import JointCoherence
 from plugins.metrics.knn_preservation import KnnPreservation
+from plugins.metrics.moran_agreement import MoranAgreement
 from plugins.metrics.pearson_cell import PearsonCell
 from plugins.metrics.pearson_gene import PearsonGene
 from plugins.metrics.procrustes import Procrustes
 from plugins.metrics.rssd import Rssd
+from plugins.metrics.rssd_class import RssdClass
 from realdata import realdata
 
-EXPRESSION = [ExpressionMse(), PearsonGene(), PearsonCell()]
+EXPRESSION = [
+    ExpressionMse(), ExpressionMae(), PearsonGene(), PearsonCell(), CosineCell(), MoranAgreement(),
+    ClusterAgreement(by="ari"), ClusterAgreement(by="nmi"), ClusterAgreement(by="accuracy"), Calibration(),
+]  # fmt: skip
 POSITION = [
     DistanceSpearman(), DistanceSpearman(rescale=True), ContactF1(), ContactF1(percentile=0.3, rescale=True),
-    Rssd(), Procrustes(), KnnPreservation(), KnnPreservation(k=3), DistanceError(),
+    Rssd(), Procrustes(), KnnPreservation(), KnnPreservation(k=3), DistanceError(), DistanceSpearmanMean(),
 ]  # fmt: skip
+BESIDE = [RssdClass(), RssdClass(pool="sum"), DistanceCalibration(), JointCoherence()]
 
 
-@pytest.mark.parametrize("metric", EXPRESSION + POSITION, ids=str)
+@pytest.mark.parametrize("metric", EXPRESSION + POSITION + BESIDE, ids=str)
 class TestMetrics(MetricLaws):
     """Every built-in metric obeys the laws."""
 
@@ -236,11 +252,11 @@ def test_rescale() -> None:
     assert DistanceSpearman().score(true[:, ::-1], true) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("metric", EXPRESSION + POSITION, ids=str)
+@pytest.mark.parametrize("metric", EXPRESSION + POSITION + BESIDE, ids=str)
 def test_shapes(metric: Metric) -> None:
     """Arrays that would broadcast are refused with both shapes named."""
-    with pytest.raises(ValueError, match=r"\(4, 1\) and true is \(4, 2\)"):
-        metric.score(np.zeros((4, 1)), np.zeros((4, 2)))
+    with pytest.raises(ValueError, match=r"\(4, 1\).* \(4, 2\)"):
+        metric.score(np.zeros((4, 1)), np.zeros((4, 2)), *beside(metric, np.zeros((4, 2)), 0))
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +304,165 @@ def test_rssd_of_large_coordinates_does_not_depend_on_their_order() -> None:
     true = np.array([[137.0, 0.0], [far + 96, far + 96], [far, far]], np.float32)
     scores = {Rssd().score(predicted[list(order)], true[list(order)]) for order in itertools.permutations(range(3))}
     assert len(scores) == 1
+
+
+def test_cosine_and_absolute_error() -> None:
+    """Both equal the definition written out; a cell of zeros is left out."""
+    predicted, true = draw(7, values=5)
+    true[0] = 0
+    each = [(p @ t) / np.linalg.norm(p) / np.linalg.norm(t) for p, t in zip(predicted[1:], true[1:], strict=True)]
+    assert CosineCell().score(predicted, true) == pytest.approx(np.mean(each))
+    assert CosineCell().score(3 * predicted, true) == pytest.approx(np.mean(each))
+    assert ExpressionMae().score(predicted, true) == pytest.approx(np.abs(predicted - true).mean())
+
+
+def slow_moran(values: np.ndarray, weights: np.ndarray) -> float:
+    """The textbook's double sum, for one gene."""
+    z = values - values.mean()
+    top = sum(weights[i, j] * z[i] * z[j] for i in range(len(z)) for j in range(len(z)))
+    return len(z) / weights.sum() * top / (z @ z)
+
+
+@law
+@given(seed=seeds, cells=st.integers(2, 25))
+def test_moran(seed: int, cells: int) -> None:
+    """Moran's I equals the double sum for any weights, symmetric or not, gene by gene."""
+    rng = np.random.default_rng(seed)
+    values, weights = rng.standard_normal((cells, 3)) * 100 + 1e4, rng.random((cells, cells)) * (rng.random() + 0.1)
+    np.fill_diagonal(weights, 0)
+    found = moran(values, sp.csr_matrix(weights))
+    np.testing.assert_allclose(found, [slow_moran(values[:, g], weights) for g in range(3)], rtol=1e-9, atol=1e-9)
+
+
+def test_moran_of_opposite_genes_is_not_averaged_away() -> None:
+    """Two genes of opposite pattern have the same I, and so has each of a checkerboard, which is negative."""
+    x, y = np.meshgrid(np.arange(8.0), np.arange(8.0))
+    place = np.stack([x.ravel(), y.ravel()], 1)
+    wave = np.sin(x / 2).ravel()
+    up, down, board = moran(np.stack([wave, -wave, (x + y).ravel() % 2], 1), neighbour_weights(place, 4))
+    assert up == pytest.approx(down)
+    assert up > 0.5
+    assert board < -0.5
+
+
+@law
+@given(seed=seeds, cells=st.integers(2, 30), k=st.integers(1, 8), grid=st.booleans())
+def test_neighbour_weights(seed: int, cells: int, k: int, grid: bool) -> None:
+    """Each row holds the other cells no farther than the k-th nearest other, ties and coincident cells too, evenly."""
+    place = np.random.default_rng(seed).standard_normal((cells, 2)) * 2
+    place = np.round(place) if grid else place
+    far = matrix(place)
+    found = neighbour_weights(place, k).toarray()
+    for i in range(cells):
+        others = np.delete(far[i], i)
+        near = far[i] <= np.sort(others)[min(k, cells - 1) - 1] * (1 + 1e-9)
+        near[i] = False
+        np.testing.assert_allclose(found[i], near / near.sum())
+
+
+def test_moran_agreement_sees_smoothing() -> None:
+    """A prediction that only smooths the truth correlates with it and still agrees less."""
+    rng = np.random.default_rng(0)
+    place = rng.random((300, 2))
+    true = np.sin(place @ rng.standard_normal((2, 20)) * 6) + rng.standard_normal((300, 20))
+    smooth = neighbour_weights(place, 12) @ true
+    assert PearsonGene().score(smooth, true) > 0.3
+    assert MoranAgreement().score(smooth, true, place) < 0.5
+    assert MoranAgreement().score(true, true, place) == 1.0
+
+
+@law
+@given(seed=seeds, items=st.integers(2, 40))
+def test_indices_of_agreement(seed: int, items: int) -> None:
+    """Rand index and mutual information equal scikit-learn's, wherever either side has more than one part."""
+    found, wanted = np.random.default_rng(seed).integers(3, size=(2, items))
+    if min(len(np.unique(found)), len(np.unique(wanted))) > 1:
+        assert agreement(found, wanted, "ari") == pytest.approx(adjusted_rand_score(wanted, found), abs=1e-9)
+        assert agreement(found, wanted, "nmi") == pytest.approx(normalized_mutual_info_score(wanted, found), abs=1e-9)
+
+
+@pytest.mark.parametrize("by", ["ari", "nmi", "accuracy"])
+def test_clusters_may_be_numbered_in_any_way(by: str) -> None:
+    """Perfect clusters under other numbers score 1, and clusters that know nothing score as chance does."""
+    rng = np.random.default_rng(0)
+    wanted = rng.integers(4, size=600)
+    assert agreement((wanted + 1) % 4, wanted, by) == pytest.approx(1.0)
+    chance = {"ari": 0.0, "nmi": 0.0, "accuracy": 0.25}[by]
+    assert agreement(rng.integers(4, size=600), wanted, by) == pytest.approx(chance, abs=0.06)
+
+
+def test_accuracy_is_the_best_matching() -> None:
+    """Accuracy equals that of the best permutation of names, tried one by one."""
+    rng = np.random.default_rng(1)
+    found, wanted = rng.integers(4, size=(2, 50))
+    best = max(np.mean(np.array(names)[found] == wanted) for names in itertools.permutations(range(4)))
+    assert agreement(found, wanted, "accuracy") == pytest.approx(best)
+
+
+def test_types_of_one_cell_and_of_none() -> None:
+    """A type of one cell counts with what one cell can say, cells without a type do not; the sum is over types."""
+    predicted, true = draw(8)
+    kind = np.array([0] + [1] * 20 + [-1] * 19)
+    alone, many = Rssd().score(predicted[:1], true[:1]), Rssd().score(predicted[1:21], true[1:21])
+    assert RssdClass().score(predicted, true, kind) == pytest.approx((alone + many) / 2)
+    assert RssdClass(pool="sum").score(predicted, true, kind) == pytest.approx(alone + many)
+    assert RssdClass().score(predicted, true, np.full(40, -1)) == pytest.approx(Rssd().score(predicted, true))
+    assert ClusterAgreement().score(predicted, true, np.full(40, -1)) == 0.0
+
+
+@pytest.mark.parametrize("metric", [Calibration(), DistanceCalibration()], ids=str)
+@pytest.mark.parametrize("count", [1, 2, 7, 20])
+def test_calibration(metric: Metric, count: int) -> None:
+    """Draws of the truth's own distribution are calibrated; draws that vary too little or too much are not."""
+    rng = np.random.default_rng(0)
+    middle = rng.standard_normal((400, 3))
+    true, draws = middle + rng.standard_normal((400, 3)), middle + rng.standard_normal((count, 400, 3))
+    gap = metric.score(true, true, draws)
+    assert gap < 0.05
+    if count > 1:
+        tight, wide = (middle + share * (draws - middle) for share in (0.3, 3.0))
+        assert metric.score(true, true, tight) > gap + 0.1
+        if isinstance(metric, Calibration):
+            assert metric.score(true, true, wide) > gap + 0.1
+
+
+def test_joint_coherence() -> None:
+    """Made pairs that follow the tissue's law score near 1, in any frame; the same cells with places shuffled don't."""
+    rng = np.random.default_rng(0)
+    slope = rng.standard_normal((2, 12))
+
+    def tissue(cells: int) -> tuple[np.ndarray, np.ndarray]:
+        place = rng.uniform(-1, 1, (cells, 2))
+        return place @ slope + 0.3 * rng.standard_normal((cells, 12)), place
+
+    known, real, made = tissue(600), tissue(300), tissue(250)
+    turn = np.linalg.qr(rng.standard_normal((2, 2)))[0]
+    score = JointCoherence().score
+    good = score(made[0], real[0], made[1] @ turn + 5, real[1], *known)
+    assert good > 0.95
+    assert score(rng.permutation(made[0]), real[0], made[1], real[1], *known) < 0.3
+    assert score(real[0], real[0], real[1], real[1], *known) == 1.0
+
+
+@pytest.mark.parametrize("metric", [DistanceSpearman(), ContactF1(), KnnPreservation(), DistanceError()], ids=str)
+def test_some_cells_stand_for_all(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit evenly spread cells are judged: the score comes close to that of all, whatever their order."""
+    predicted, true = draw(9, 900)
+    whole = metric.score(predicted, true)
+    for module in ("_arrays", "contact_f1"):
+        monkeypatch.setattr(f"plugins.metrics.{module}.PAIRS", 900 * 200)
+    some = metric.score(predicted, true)
+    assert some != whole
+    assert some == pytest.approx(whole, rel=0.08)
+    order = np.random.default_rng(0).permutation(900)
+    assert metric.score(predicted[order], true[order]) == pytest.approx(some)
+
+
+@pytest.mark.realdata
+def test_luna_by_class(luna: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """LUNA's mean Spearman, and mean and sum of RSSD over its 22 cell classes."""
+    predicted, true, classes = luna
+    codes = np.unique(classes, return_inverse=True)[1]
+    assert DistanceSpearmanMean().score(predicted, true) == pytest.approx(0.4368, abs=5e-5)
+    assert RssdClass().score(predicted, true, codes) == pytest.approx(3.010, abs=5e-4)
+    assert RssdClass(pool="sum").score(predicted, true, codes) == pytest.approx(66.22, abs=5e-3)

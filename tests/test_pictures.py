@@ -7,10 +7,15 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
+from core.cli.choose import resolve_run
 from core.kinds.system import Evaluation, Picture, Score
+from core.train.streams import Streams
 from plugins.systems.spatial.pictures import align, pictures
+from plugins.systems.spatial.watch import watching
+from small import SMALL
 
 ARMS = {
     "model": 0.1,
@@ -47,6 +52,10 @@ def evaluation(cells: int = 60, axes: int = 2, types: int = 11, units: int = 3, 
             arrays[f"placed/{arm}/slice {u}"] = np.zeros_like(true) if arm == "mean position" else 3 * (true + off) + 7
         arrays[f"expression_true/slice {u}"] = rng.standard_normal((cells, genes))
         arrays[f"expression_model/slice {u}"] = np.zeros((cells, genes))
+        for arm, error in (("model", 0.4), ("nearest 15 cells", 0.6)):
+            arrays[f"expression_error/{arm}/slice {u}"] = np.full(cells, error)
+        arrays[f"way/slice {u}"] = np.stack([share * true for share in (0.0, 0.5, 0.9)])
+        arrays[f"experts/slice {u}/layer 1"] = np.full((max(types, 1), 4), 0.25)
     scores = []
     for task, metrics in SCORES.items():
         for arm, noise in ARMS.items():
@@ -81,10 +90,11 @@ def by_name(found: list[Picture]) -> dict[str, Picture]:
 @pytest.mark.parametrize("axes", [2, 3])
 @pytest.mark.parametrize("types", [0, 1, 30])
 def test_every_picture_draws(axes: int, types: int) -> None:
-    """All four are made and drawn for flat and deep tissue and any number of cell types, with words to read them by."""
+    """All are made and drawn for flat and deep tissue and any number of cell types, with words to read them by."""
     found = pictures(evaluation(axes=axes, types=types))
     assert [p.name for p in found] == [
-        "tissue", "genes", "scores_expression_to_position", "scores_position_to_expression",
+        "tissue", "genes", *(["types"] if types else []), "way", *(["space"] if axes == 3 else []),
+        *(["experts"] if types else []), "scores_expression_to_position", "scores_position_to_expression",
     ]  # fmt: skip
     for picture in found:
         assert isinstance(picture.draw(), Figure)
@@ -215,3 +225,54 @@ def test_align(axes: int) -> None:
     np.testing.assert_allclose(align(np.full_like(true, 0.1), true), np.tile(true.mean(0), (50, 1)), atol=1e-12)
     poor = align(rng.standard_normal(true.shape), true)
     assert poor.std() == pytest.approx((true - true.mean(0)).std(), rel=0.1)
+
+
+def test_errors_by_type() -> None:
+    """Each type stands with its mean error, model beside kNN, the most frequent first and with its number of cells."""
+    data = evaluation(types=3)
+    kind = data.arrays["type/slice 1"] = np.arange(60) % 3 - (np.arange(60) > 55)
+    data.arrays["expression_error/model/slice 1"] = np.where(kind == 2, 0.9, 0.1)
+    axes = by_name(pictures(data))["types"].draw().axes
+    found = dict(
+        zip(
+            [t.get_text().split(" (")[0] for t in axes[-1].get_yticklabels()],
+            axes[-1].lines[0].get_xdata(),
+            strict=True,
+        )
+    )
+    assert found["type 2"] == pytest.approx(0.9)
+    assert found["type 0"] == pytest.approx(0.1)
+    assert axes[-1].get_yticklabels()[-1].get_text() == f"type 2 ({(kind == 2).sum()})"
+
+
+def test_a_sample_ends_beside_the_truth_whatever_its_frame() -> None:
+    """The way is shown in the frame of the truth, to which the sample is turned as a whole."""
+    data = evaluation(axes=2)
+    true = data.arrays["true/slice 1"]
+    turn = np.array([[0.0, 1.0], [1.0, 0.0]])
+    data.arrays["placed/model, one sample/slice 1"] = true @ turn
+    data.arrays["way/slice 1"] = np.stack([0.0 * true, 0.5 * true @ turn])
+    axes = by_name(pictures(data))["way"].draw().axes
+    middle, sample, truth = ([np.asarray(ax.collections[0].get_offsets()) for ax in axes])[1:]
+    np.testing.assert_allclose(sample, truth, atol=1e-9)
+    np.testing.assert_allclose(middle - middle.mean(0), (truth - truth.mean(0)) / 2, atol=1e-9)
+
+
+def test_watching_a_sample() -> None:
+    """The states on the way and each type's experts are seen, rows sum to 1, and watching changes no sample."""
+    run = resolve_run([], [*SMALL, "--ffn=moe4x2"]).root
+    source = run.data.open()
+    model = run.system.build(source.describe())
+    Streams(0).initialise(model)
+    unit = next(iter(source.split("test", Streams(0)).units()))
+    with torch.no_grad():
+        plain = run.system.sample(model.eval(), unit, ("position",), Streams(0).generator("x"))
+        with watching(model) as watch:
+            again = run.system.sample(model, unit, ("position",), Streams(0).generator("x"))
+    assert torch.equal(plain["position"], again["position"])
+    assert watch.way().shape == (2, 60, 2)
+    shares = watch.experts(unit.fields["cell_type"][0].numpy())
+    assert set(shares) == {"layer 0", "layer 1"}
+    for share in shares.values():
+        assert share.shape[1] == 4
+        np.testing.assert_allclose(share.sum(1)[share.any(1)], 1.0, rtol=1e-5)

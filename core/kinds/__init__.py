@@ -3,7 +3,7 @@
 from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention, AttentionLayer, NoWeights
 from core.kinds.backbone import Backbone, Parts
-from core.kinds.data import Batch, Card, Data, Source, Split
+from core.kinds.data import Batch, Card, Data, Items, Source, Split
 from core.kinds.encoder import Encoder, Tokens
 from core.kinds.executor import Executor
 from core.kinds.extractor import Extractor
@@ -59,6 +59,7 @@ __all__ = [
     "Gate",
     "GateLayer",
     "Head",
+    "Items",
     "Job",
     "Kernel",
     "Layout",

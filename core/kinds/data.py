@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from core.errors import UserError
 from core.kinds.plugin import Plugin
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from torch import Tensor
 
@@ -108,6 +111,45 @@ class Source(ABC):
         Only a simulator that knows its own truth can say; empty otherwise. Reports print its score as the ceiling.
         """
 
+    def preparation(self) -> dict[str, Any]:
+        """What another file's items are prepared with, as plain JSON; a run keeps it, so that it outlives the data.
+
+        Empty: there is no other file for data of this kind.
+        """
+        return {}
+
+
+class Items(ABC):
+    """Items of a file that was no part of training, prepared as the training items were."""
+
+    @property
+    @abstractmethod
+    def known(self) -> frozenset[str]:
+        """The fields that the file holds; the others of a batch are blank."""
+
+    @property
+    @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the file differs from the training data: what is missing, what is left out."""
+
+    @abstractmethod
+    def units(self) -> Iterator[Batch]:
+        """Every unit once, whole, as batches of one set; the field `index` (1, N) is the item's row in the file."""
+
+    @abstractmethod
+    def save(self, path: Path, made: Mapping[str, np.ndarray], said: Mapping[str, Any], *, fresh: bool) -> None:
+        """Write the items with what was made for them, whole or not at all, in the file's own format and units.
+
+        Args:
+            path: the file to write.
+            made: by field, draws (K, n, F) in model units in the order of the file's rows; of `embedding` one draw.
+            said: who made it: run, command, version, mode. Plain texts and numbers.
+            fresh: the items are new ones, and not the file's with a field filled in.
+
+        Raises:
+            UserError: the path cannot be written.
+        """
+
 
 class Data(Plugin):
     """Where data come from.
@@ -126,3 +168,16 @@ class Data(Plugin):
             UserError: a missing or unreadable file, or content that breaks the contract, in one sentence that names
                 the field and the fix.
         """
+
+    def like(self, path: Path, preparation: Mapping[str, Any], needs: Collection[str]) -> Items:
+        """Items of another file, prepared with what `Source.preparation` of the training data told.
+
+        Args:
+            path: the file.
+            preparation: of the training data, which need not be there any more.
+            needs: fields that the file must hold.
+
+        Raises:
+            UserError: this kind of data reads no other file, or the file cannot be used; one sentence.
+        """
+        raise UserError(f"data of kind {type(self).__name__} cannot read another file for a trained model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 class Metric(Plugin):
     """A score of one unit (a section, a chromosome, a perturbation). Units are the atoms: they are never split.
 
+    Some metrics need more than a prediction and its truth (`needs`): cell types, places, several draws. `score` takes
+    these behind the two arrays, in the order of `needs`. Where an evaluation cannot give them, the metric is left out.
+
     Laws (`core.testing.metric.MetricLaws`): a perfect prediction reaches `best`; scores are finite for any finite
     input, also a constant prediction; permuting items of prediction and truth together changes nothing; merging
     tallies is associative, commutative and equal to one pass.
@@ -24,7 +28,16 @@ class Metric(Plugin):
 
     KIND: ClassVar[str] = "metric"
     of: ClassVar[str]
-    """the output field it reads: `expression`, `position`"""
+    """the output field it reads: `expression`, `position`; or `joint`, items that were made and have no true partner"""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """what `score` takes behind prediction and truth, by name:
+
+    - `cell_type` (N,): whole numbers, -1 where unknown;
+    - `place` (N, P): true positions;
+    - `draws` (K, N, F): samples of the prediction;
+    - `made_place` (M, P), `known` (n, F), `known_place` (n, P): of a `joint` metric, whose prediction is the expression
+      (M, F) of cells that were made: where they are, and expression and place of training cells.
+    """
     higher: ClassVar[bool]
     """whether more is better"""
     best: ClassVar[float]
@@ -34,7 +47,10 @@ class Metric(Plugin):
 
     @abstractmethod
     def score(self, predicted: np.ndarray, true: np.ndarray) -> float:
-        """The score of one unit; both arrays are (N, ...) float, one row an item."""
+        """The score of one unit; both arrays are (N, ...) float, one row an item.
+
+        A metric with `needs` takes these behind, each with a default, so that it remains a `Metric`.
+        """
 
 
 def key(metric: Metric) -> str:
@@ -44,6 +60,12 @@ def key(metric: Metric) -> str:
     return name + (f"({', '.join(f'{f.name}={getattr(metric, f.name)}' for f in said)})" if said else "")
 
 
+def title(metric: Metric) -> str:
+    """The label, with the parameters that differ from their defaults: two settings of one metric are told apart."""
+    said = key(metric).partition("(")[2].removesuffix(")")
+    return f"{metric.label}, {said}" if said else metric.label
+
+
 @attrs.define
 class Tally:
     """Scores of one metric by unit: streaming, and exactly mergeable over processes."""
@@ -51,15 +73,20 @@ class Tally:
     metric: Metric
     scores: dict[str, float] = attrs.field(factory=dict)
 
-    def update(self, unit: str, predicted: np.ndarray, true: np.ndarray) -> None:
-        """Score one unit.
+    def update(
+        self, unit: str, predicted: np.ndarray, true: np.ndarray, beside: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Score one unit; one for which `beside` lacks what the metric needs is left out.
 
         Raises:
             ValueError: the unit was scored before.
         """
         if unit in self.scores:
             raise ValueError(f"unit {unit!r} was scored twice")
-        self.scores[unit] = float(self.metric.score(predicted, true))
+        beside = beside or {}
+        if all(name in beside for name in self.metric.needs):
+            more = [beside[name] for name in self.metric.needs]
+            self.scores[unit] = float(self.metric.score(predicted, true, *more))
 
     def merge(self, other: Tally) -> Tally:
         """Both tallies as one.

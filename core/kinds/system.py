@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from core.errors import UserError
 from core.kinds.data import Batch, Card, Source
 from core.kinds.plugin import Plugin
 
@@ -79,7 +80,8 @@ class System(Plugin):
     """A trainable task. Its fields are its slots; its file reads like the method section of its paper.
 
     Laws: every parameter of the built model gets a gradient from a step; a step is a function of model, batch and
-    streams alone; padding changes no loss; `headline` is one of the model's scores.
+    streams alone; padding changes no loss; `headline` is one of the model's scores; what is generated is a function of
+    the streams, and whatever is embedded is finite.
     """
 
     KIND: ClassVar[str] = "system"
@@ -112,3 +114,45 @@ class System(Plugin):
     @abstractmethod
     def pictures(self, evaluation: Evaluation) -> Iterable[Picture]:
         """The figures that show what the scores mean."""
+
+    def modes(self) -> Mapping[str, tuple[str, ...]]:
+        """What a trained model can be asked to make: the name of each mode, and the fields that it must be given."""
+        return {}
+
+    def generate(
+        self, model: nn.Module, unit: Batch, mode: str, streams: Streams, *, index: int, draws: int, patch: int
+    ) -> dict[str, np.ndarray]:
+        """Fields (draws, N, F) of the N items of a unit, in model units.
+
+        Args:
+            model: trained, in evaluation mode.
+            unit: one set, whatever its size; fields that the mode makes are not read.
+            mode: one of `modes`.
+            streams: all noise, keyed by mode, `index`, draw and patch.
+            index: the unit's number.
+            draws: how many; 0 asks for the mean that the model predicts, as one draw.
+            patch: most items that the model is shown at once; the parts of a larger unit are joined.
+
+        Raises:
+            UserError: the system makes nothing.
+        """
+        raise UserError(f"system {type(self).__name__} cannot be sampled")
+
+    def layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Where items can be embedded: the name of each place, the default first, and the fields that it must read."""
+        return {}
+
+    def embed(self, model: nn.Module, unit: Batch, layer: str, known: Collection[str], *, patch: int) -> np.ndarray:
+        """What a trained model makes of each item at one of its `layers`, (N, D), from clean input.
+
+        Args:
+            model: trained, in evaluation mode.
+            unit: one set, whatever its size.
+            layer: one of `layers`.
+            known: fields that are there; the others are treated as unknown.
+            patch: most items that the model is shown at once.
+
+        Raises:
+            UserError: the system embeds nothing.
+        """
+        raise UserError(f"system {type(self).__name__} has no embedding")

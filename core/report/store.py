@@ -26,11 +26,7 @@ def save_evaluation(run: RunDir, evaluation: Evaluation, gates: dict[str, Any], 
         whole: False leaves out what only a report of this run needs: the arrays of its figures and the table of units,
             which stand in `evaluation.json` too.
     """
-    doc = {
-        "scores": [attrs.asdict(s) | {"value": _finite(s.value)} for s in evaluation.scores],
-        "notes": list(evaluation.notes),
-    }
-    run.write("evaluation.json", json.dumps(doc, indent=1, allow_nan=False))
+    run.write("evaluation.json", json.dumps(document(evaluation), indent=1, allow_nan=False))
     run.write("gates.json", json.dumps(gates, indent=1))
     if not whole:
         return
@@ -38,6 +34,14 @@ def save_evaluation(run: RunDir, evaluation: Evaluation, gates: dict[str, Any], 
     np.savez_compressed(packed, **evaluation.arrays)  # type: ignore[arg-type]
     run.write("evaluation.npz", packed.getvalue())
     run.write("units.parquet", _units(evaluation))
+
+
+def document(evaluation: Evaluation) -> dict[str, Any]:
+    """Scores and notes as plain JSON; a value that is no number is null."""
+    return {
+        "scores": [attrs.asdict(s) | {"value": _finite(s.value)} for s in evaluation.scores],
+        "notes": list(evaluation.notes),
+    }
 
 
 def load_evaluation(run: Path) -> Evaluation:

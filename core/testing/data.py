@@ -70,6 +70,11 @@ class DataLaws(ABC):
         assert json.loads(json.dumps(card.facts)) == card.facts
         assert card.facts["split"]
 
+    def test_preparation(self, source: Source) -> None:
+        """What other items would be prepared with is plain JSON, to the last digit."""
+        told = source.preparation()
+        assert json.loads(json.dumps(told, allow_nan=False)) == told
+
     def test_fingerprint(self, tmp_path: Path) -> None:
         """Opening twice gives one card; another content or another preparation gives another fingerprint."""
         card = self.make(tmp_path).open().describe()

@@ -33,6 +33,33 @@ def units(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return draw(one | st.just(np.full(shape, 0.1, np.float32))), draw(one)
 
 
+def types_of(items: int) -> np.ndarray:
+    """Three types in turn (N,)."""
+    return np.arange(items) % 3
+
+
+def beside(metric: Metric, predicted: np.ndarray, seed: int) -> list[np.ndarray]:
+    """What the metric needs behind prediction and truth, with which a prediction that is the truth is perfect."""
+    rng = np.random.default_rng(seed)
+    items, values = predicted.shape
+    place = rng.standard_normal((items, 2))
+    given = {
+        "cell_type": types_of(items),
+        "place": place,
+        "draws": np.stack([predicted] * 5),
+        "made_place": place,
+        "known": rng.standard_normal((30, values)),
+        "known_place": rng.standard_normal((30, 2)),
+    }
+    return [given[name] for name in metric.needs]
+
+
+def reordered(metric: Metric, more: list[np.ndarray], order: np.ndarray) -> list[np.ndarray]:
+    """The same for items in another order."""
+    apart = {"draws": lambda x: x[:, order], "known": lambda x: x, "known_place": lambda x: x}
+    return [apart.get(name, lambda x: x[order])(x) for name, x in zip(metric.needs, more, strict=True)]
+
+
 class MetricLaws:
     """Laws of `core.kinds.metric.Metric` for metrics of arrays (N, F); parametrise a subclass over `metric`."""
 
@@ -46,18 +73,21 @@ class MetricLaws:
     @law
     @given(items=st.integers(12, 40), values=st.integers(2, 5), seed=seeds)
     def test_best(self, metric: Metric, items: int, values: int, seed: int) -> None:
-        """A perfect prediction reaches the best value, and a wrong one does not pass it."""
+        """A perfect prediction reaches the best value; a wrong one does not, nor a truth dealt to wrong items."""
         rng = np.random.default_rng(seed)
         true, wrong = rng.standard_normal((2, items, values))
-        assert metric.score(true, true) == pytest.approx(metric.best, abs=1e-9)
+        # Types are as far apart as a metric of clusters may ask.
+        true += 60 * types_of(items)[:, None]
+        assert metric.score(true, true, *beside(metric, true, seed)) == pytest.approx(metric.best, abs=1e-9)
         sign = 1.0 if metric.higher else -1.0
-        assert sign * metric.score(wrong, true) < sign * metric.best
+        for other in (wrong, rng.permutation(true)):
+            assert sign * metric.score(other, true, *beside(metric, other, seed)) < sign * metric.best
 
     @law
     @given(unit=units())
     def test_finite(self, metric: Metric, unit: tuple[np.ndarray, np.ndarray]) -> None:
         """Scores of finite input are finite, for constant predictions and for single items too."""
-        score = metric.score(*unit)
+        score = metric.score(*unit, *beside(metric, unit[0], 0))
         assert isinstance(score, float)
         assert math.isfinite(score)
 
@@ -67,22 +97,24 @@ class MetricLaws:
         """Permuting the items of prediction and truth together changes nothing, and neither array is written to."""
         predicted, true = unit
         kept = predicted.copy(), true.copy()
+        more = beside(metric, predicted, seed)
         order = np.random.default_rng(seed).permutation(len(true))
-        assert metric.score(predicted[order], true[order]) == pytest.approx(
-            metric.score(predicted, true), rel=1e-9, abs=1e-7
-        )
+        turned = metric.score(predicted[order], true[order], *reordered(metric, more, order))
+        assert turned == pytest.approx(metric.score(predicted, true, *more), rel=1e-9, abs=1e-7)
         np.testing.assert_array_equal(predicted, kept[0])
         np.testing.assert_array_equal(true, kept[1])
 
     @law
     @given(ends=st.tuples(st.integers(0, 6), st.integers(0, 6)), seed=seeds)
     def test_merge(self, metric: Metric, ends: tuple[int, int], seed: int) -> None:
-        """Tallies of parts, merged in any order, equal the tally of one pass to the last bit."""
+        """Tallies of parts, merged in any order, equal that of one pass to the last bit; without its needs none."""
         rng = np.random.default_rng(seed)
         whole = Tally(metric)
         parts = [Tally(metric), Tally(metric), Tally(metric)]
         for i in range(6):
-            unit = f"u{i}", rng.standard_normal((8, 2)), rng.standard_normal((8, 2))
+            predicted, true = rng.standard_normal((2, 8, 2))
+            more = dict(zip(metric.needs, beside(metric, predicted, seed), strict=True))
+            unit = f"u{i}", predicted, true, more
             whole.update(*unit)
             parts[(i >= min(ends)) + (i >= max(ends))].update(*unit)
         a, b, c = parts
@@ -91,3 +123,6 @@ class MetricLaws:
             assert merged.value() == whole.value()
         with pytest.raises(ValueError, match="scored"):
             whole.merge(whole)
+        lacking = Tally(metric)
+        lacking.update("alone", *rng.standard_normal((2, 8, 2)))
+        assert bool(lacking.scores) == (not metric.needs)

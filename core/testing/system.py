@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from core.kinds import Batch
@@ -86,6 +87,36 @@ class SystemLaws:
         own = {f"{s.task}/{s.metric}": s.value for s in evaluation.scores if s.arm == MODEL}
         assert trainer.system.headline in own
         assert math.isfinite(own[trainer.system.headline])
+
+    def test_what_is_generated_is_a_function_of_the_streams(self, words: list[str]) -> None:
+        """Each mode makes finite draws of every item, the same ones for the same streams; whole or in patches."""
+        trainer = self.trainer(words)
+        model, unit = trainer.model.eval(), next(iter(trainer.source.split("test", Streams(0)).units()))
+        items = unit.real_BN.shape[1]
+        for mode in trainer.system.modes():
+            for patch in (items, max(8, items // 3)):
+                one, same, other = (
+                    trainer.system.generate(model, unit, mode, Streams(seed), index=0, draws=2, patch=patch)
+                    for seed in (0, 0, 1)
+                )
+                assert one
+                for field, values_KNF in one.items():
+                    assert values_KNF.shape[:2] == (2, items)
+                    assert np.isfinite(values_KNF).all()
+                    np.testing.assert_array_equal(values_KNF, same[field])
+                    assert not np.array_equal(values_KNF, other[field])
+                    assert not np.array_equal(values_KNF[0], values_KNF[1])
+
+    def test_every_item_is_embedded(self, words: list[str]) -> None:
+        """Each layer gives each item a finite vector, whether all or only the fields that it must have are known."""
+        trainer = self.trainer(words)
+        model, unit = trainer.model.eval(), next(iter(trainer.source.split("test", Streams(0)).units()))
+        for layer, needs in trainer.system.layers().items():
+            for known in (needs, tuple(unit.fields)):
+                vectors_ND = trainer.system.embed(model, unit, layer, known, patch=unit.real_BN.shape[1])
+                assert vectors_ND.shape[0] == unit.real_BN.shape[1]
+                assert np.isfinite(vectors_ND).all()
+                assert vectors_ND.std(0).max() > 0
 
 
 def _batch(trainer: Trainer) -> Batch:

@@ -31,6 +31,7 @@ from core.train.progress import Progress
 from core.train.rundir import RunDir
 from core.train.settings import Run
 from core.train.streams import Streams
+from core.train.trained import keep_preparation
 
 
 @attrs.frozen(kw_only=True)
@@ -172,6 +173,7 @@ def _go(
     run.set(status="running", reason=None, ended=None, environment=_environment(opened, argv))
     run.write("config.toml", toml.dump(opened.resolved))
     run.write("parts.toml", toml.parts(opened.resolved))
+    keep_preparation(run, opened.source)
     if opened.device.type == "cpu":
         # The same as `use_deterministic_algorithms(True)`, which would import torch's compiler, two seconds long.
         torch.set_deterministic_debug_mode("error")

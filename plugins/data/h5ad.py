@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import attrs
 
@@ -20,6 +21,7 @@ from plugins.data.anndata_file import AnnDataFile
 from plugins.data.cells import CellTable
 from plugins.data.columns import cell_types, positions, sections
 from plugins.data.cut import Cut
+from plugins.data.like import Keys, NewCells, read_like
 from plugins.data.prepare import Prepare
 from plugins.data.sets import CellSource, Sets
 
@@ -93,6 +95,11 @@ class H5ad(Data):
             prepare=self.prepare,
             said=said,
         )
+
+    def like(self, path: Path, preparation: Mapping[str, Any], needs: Collection[str]) -> NewCells:
+        """Cells of another file, at the keys of this one; see `plugins.data.like.read_like`."""
+        keys = Keys(position=self.position, section=self.section, cell_type=self.cell_type, layer=self.layer)
+        return read_like(path, preparation, needs, keys)
 
 
 def _found(path: str) -> Path:

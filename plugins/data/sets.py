@@ -21,6 +21,7 @@ from core.params import knob, params
 from core.train.streams import Streams
 from plugins.data.cells import CellTable
 from plugins.data.cut import Cut, divide
+from plugins.data.like import told
 from plugins.data.prepare import Preparation, Prepare, fit, survey
 from plugins.data.tiles import patches
 
@@ -206,6 +207,9 @@ class CellSource(Source):
             "expression": self._fitted.standardised(self._truth.expression(rows, self._fitted)),
             "position": self._fitted.placed(self._truth.position(rows), sections),
         }
+
+    def preparation(self) -> dict[str, Any]:
+        return told(self._fitted, self.table.genes, self.table.types)
 
     def collate(self, sets: list[np.ndarray]) -> Batch:
         """Sets of rows, each of one section, as a padded batch."""

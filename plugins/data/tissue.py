@@ -5,7 +5,9 @@ n cells, G genes, L latent axes, P axes of space, T cell types, k chosen rows.
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, final
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from core.params import group, knob, params
 from plugins.data.anatomy import Anatomy, Section, cut_section, generator, grow, profile
 from plugins.data.cells import CellTable
 from plugins.data.cut import Cut
+from plugins.data.like import Keys, NewCells, read_like
 from plugins.data.prepare import Prepare
 from plugins.data.sets import CellSource, Sets
 from plugins.data.truth import TissueTruth
@@ -99,6 +102,10 @@ class Tissue(Data):
             said=said,
             truth=truth,
         )
+
+    def like(self, path: Path, preparation: Mapping[str, Any], needs: Collection[str]) -> NewCells:
+        """Cells of an AnnData file with the simulated genes; see `plugins.data.like.read_like`."""
+        return read_like(path, preparation, needs, Keys())
 
     def _draw(self, anatomy: Anatomy, section: Section, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Latent place, type and counts of the cells of one section."""

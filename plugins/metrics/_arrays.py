@@ -11,6 +11,10 @@ ENTRIES = 1 << 20
 """entries of a matrix that are held at a time; 8 MB in float64"""
 
 
+PAIRS = 1 << 25
+"""distances that one score looks at; a unit that has more is judged by some of its cells"""
+
+
 def pair(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both arrays in float64.
 
@@ -36,9 +40,39 @@ def blocks(count: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def distances(x_NP: np.ndarray, part: slice, first: int = 0) -> np.ndarray:
+def distances(x_NP: np.ndarray, part: slice | np.ndarray, first: int = 0) -> np.ndarray:
     """Euclidean distances of the items `part` to the items from `first` on, by differences of coordinates."""
     return cdist(x_NP[part], x_NP[first:])
+
+
+def required(array: np.ndarray | None, name: str) -> np.ndarray:
+    """What a metric needs beside prediction and truth.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if array is None:
+        raise ValueError(f"this metric needs {name!r} beside prediction and truth, and none was given")
+    return array
+
+
+def spread(most: int, *arrays: np.ndarray) -> np.ndarray:
+    """Indices of at most so many items, all where there are no more.
+
+    Items are sorted by the columns of the arrays, the first column first, and taken at even steps: the choice depends
+    on what the items are and not on their order, and it spreads over the first axis of space.
+    """
+    items = len(arrays[0])
+    if items <= most:
+        return np.arange(items)
+    order_N = np.lexsort(np.hstack(arrays).T[::-1])
+    return order_N[np.arange(most) * items // most]
+
+
+def judged(true_NP: np.ndarray, predicted_NP: np.ndarray) -> np.ndarray:
+    """The cells whose distances to all others are looked at: all up to 5,792 cells, else as many as `PAIRS` allows."""
+    cells = len(true_NP)
+    return spread(cells if cells * cells <= PAIRS else PAIRS // cells, true_NP, predicted_NP)
 
 
 def centred(x_NP: np.ndarray) -> np.ndarray:
@@ -66,10 +100,10 @@ def _unit(x_RN: np.ndarray) -> np.ndarray:
     """Rows about their mean and of norm 1, or all 0."""
     x_RN = centred(np.asarray(x_RN, np.float64).T).T
     # By the largest entry first, so that squares neither overflow nor vanish.
-    x_RN = _divided(x_RN, np.abs(x_RN).max(1))
-    return _divided(x_RN, np.linalg.norm(x_RN, axis=1))
+    x_RN = divided(x_RN, np.abs(x_RN).max(1))
+    return divided(x_RN, np.linalg.norm(x_RN, axis=1))
 
 
-def _divided(x_RN: np.ndarray, by_R: np.ndarray) -> np.ndarray:
+def divided(x_RN: np.ndarray, by_R: np.ndarray) -> np.ndarray:
     """Rows over their divisor, or all 0 where it is 0."""
     return np.divide(x_RN, by_R[:, None], out=np.zeros_like(x_RN), where=by_R[:, None] > 0)

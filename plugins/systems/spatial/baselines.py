@@ -44,6 +44,7 @@ def place(
     - `random placement`: each at the position of a random training cell;
     - `nearest cell`: at that of the nearest training cell, in the leading 50 principal components of expression;
     - `nearest 15 cells`: mean of the 15 nearest there, weighted by 1 / distance;
+    - `nearest 15 cells, even`: their plain mean;
     - `ridge`: linear in expression, penalty by generalised cross-validation.
 
     Args:
@@ -76,6 +77,7 @@ def impute(
     - `random cell`: the expression of a random training cell;
     - `nearest cell`: that of the nearest training cell in space;
     - `nearest 15 cells`: mean of the 15 nearest in space, weighted by 1 / distance;
+    - `nearest 15 cells, even`: their plain mean;
     - `ridge`: linear in products of up to three coordinates, penalty by generalised cross-validation; test positions
       outside the range of the training ones are moved to its border.
 
@@ -190,18 +192,21 @@ def _constant(
 
 
 def _neighbours(near_nF: np.ndarray, values_nT: np.ndarray, far_mF: np.ndarray) -> dict[str, np.ndarray]:
-    """Values (m, T) of the nearest training cell, and the mean of the nearest few weighted by 1 / distance."""
+    """Values (m, T) of the nearest training cell, and means of the nearest few: weighted by 1 / distance, and even."""
     distance_mk, index_mk = _nearest(near_nF, far_mF, min(NEIGHBOURS, len(near_nF)))
     # Training cells on the very spot decide alone, as they would in the limit.
     apart_mk = distance_mk > 0
     weight_mk = np.where(apart_mk[:, :1], 1 / np.where(apart_mk, distance_mk, 1.0), ~apart_mk)
     weight_mk /= weight_mk.sum(1, keepdims=True)
-    mean_mT = np.empty((len(far_mF), values_nT.shape[1]), np.float32)
+    mean_mT, even_mT = (np.empty((len(far_mF), values_nT.shape[1]), np.float32) for _ in range(2))
     for part in _blocks(len(far_mF), NEIGHBOURS * values_nT.shape[1]):
-        mean_mT[part] = np.einsum("mk,mkt->mt", weight_mk[part], values_nT[index_mk[part]])
+        near_mkT = values_nT[index_mk[part]]
+        mean_mT[part] = np.einsum("mk,mkt->mt", weight_mk[part], near_mkT)
+        even_mT[part] = near_mkT.mean(1)
     return {
         "nearest cell": values_nT[index_mk[:, 0]].astype(np.float32),
         f"nearest {NEIGHBOURS} cells": mean_mT,
+        f"nearest {NEIGHBOURS} cells, even": even_mT,
     }
 
 

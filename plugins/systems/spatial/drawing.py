@@ -43,18 +43,18 @@ def draw_tissue(panels: dict[str, tuple[np.ndarray, str]], planes: list[tuple[in
     low_P, high_P = true_NP.min(0), true_NP.max(0)
     for x_NP in placed:
         low_P, high_P = np.minimum(low_P, np.quantile(x_NP, 0.005, 0)), np.maximum(high_P, np.quantile(x_NP, 0.995, 0))
-    heights = [_ratio(high_P - low_P, plane) * WIDTH / len(panels) for plane in planes]
+    heights = [ratio(high_P - low_P, plane) * WIDTH / len(panels) for plane in planes]
     title, gap, below = 0.32, 0.12, 0.3
     below += 0.25 + 0.22 * -(-len(paint.legend) // 4) if paint.legend else 0.95
     tall = title + sum(heights) + gap * (len(planes) - 1) + below
     # Laid out by hand: the automatic layouts cut titles where axes keep their aspect.
-    figure = _figure(tall, layout=None)
+    figure = canvas(tall, layout=None)
     axes = figure.subplots(len(planes), len(panels), squeeze=False, height_ratios=heights)
     figure.subplots_adjust(0.01, below / tall, 0.99, 1 - title / tall, 0.04, gap * len(planes) / sum(heights))
     for row, plane in zip(axes, planes, strict=True):
         for ax, (name, (x_NP, score)) in zip(row, panels.items(), strict=True):
-            dots = _scatter(ax, x_NP, plane, paint.colours, (0.0, 1.0))
-            _frame(ax, low_P, high_P, plane)
+            dots = scatter(ax, x_NP, plane, paint.colours, (0.0, 1.0))
+            frame(ax, low_P, high_P, plane)
             if plane == planes[0]:
                 ax.set_title(name, fontsize=10.5)
             if plane == planes[-1]:
@@ -77,14 +77,14 @@ def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, m
     plane = planes_of(position_NP)[0]
     low_P, high_P = position_NP.min(0), position_NP.max(0)
     wide = WIDTH / max(3, len(names))
-    figure = _figure(2 * wide * _ratio(high_P - low_P, plane) + 1.6)
+    figure = canvas(2 * wide * ratio(high_P - low_P, plane) + 1.6)
     axes = figure.subplots(2, len(names), squeeze=False)
     for gene, name in enumerate(names):
         low, high = np.quantile(true_Nk[:, gene], (0.02, 0.98))
         for row, values_Nk in enumerate((true_Nk, model_Nk)):
             ax = axes[row, gene]
-            dots = _scatter(ax, position_NP, plane, values_Nk[:, gene], (low, high))
-            _frame(ax, low_P, high_P, plane)
+            dots = scatter(ax, position_NP, plane, values_Nk[:, gene], (low, high))
+            frame(ax, low_P, high_P, plane)
         axes[0, gene].set_title(name, fontsize=12, style="italic")
         both = np.stack([true_Nk[:, gene], model_Nk[:, gene]])
         r = np.corrcoef(both)[0, 1] if (np.ptp(both, 1) > 0).all() else 0.0
@@ -103,7 +103,7 @@ def draw_scores(scores: list[Score]) -> Figure:
     arms.sort(key=lambda arm: 0 if arm == CEILING else 1 if is_model(arm) else 2)
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
-    figure = _figure(rows * (0.26 * len(arms) + 1.05))
+    figure = canvas(rows * (0.26 * len(arms) + 1.05))
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(metrics) :]:
         ax.set_axis_off()
@@ -152,7 +152,7 @@ def planes_of(true_NP: np.ndarray) -> list[tuple[int, int]]:
     return [(0, 1), (0, 2)] if len(span_P) > 2 and span_P[2] > 0.02 * span_P.max() else [(0, 1)]
 
 
-def _scatter(
+def scatter(
     ax: Any, x_NP: np.ndarray, plane: tuple[int, int], colours_N: np.ndarray, limits: tuple[float, float]
 ) -> Any:
     """Dots, those nearest to the eye on top; without depth in a random order, so that no group hides another.
@@ -177,7 +177,7 @@ def _shades() -> Any:
     return colormaps["viridis"].resampled(12)
 
 
-def _frame(ax: Any, low_P: np.ndarray, high_P: np.ndarray, plane: tuple[int, int]) -> None:
+def frame(ax: Any, low_P: np.ndarray, high_P: np.ndarray, plane: tuple[int, int]) -> None:
     margin = 0.04 * (high_P - low_P).max()
     ax.set_xlim(low_P[plane[0]] - margin, high_P[plane[0]] + margin)
     ax.set_ylim(low_P[plane[1]] - margin, high_P[plane[1]] + margin)
@@ -188,12 +188,12 @@ def _frame(ax: Any, low_P: np.ndarray, high_P: np.ndarray, plane: tuple[int, int
         side.set_color("#CCCCCC")
 
 
-def _ratio(span_P: np.ndarray, plane: tuple[int, int]) -> float:
+def ratio(span_P: np.ndarray, plane: tuple[int, int]) -> float:
     """Height over width of a panel, kept readable."""
     return float(np.clip(span_P[plane[1]] / max(span_P[plane[0]], 1e-12), 0.25, 1.5))
 
 
-def _figure(height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+def canvas(height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """An empty figure of the page's width. The object interface: pyplot would keep every figure of a process alive."""
     from matplotlib.figure import Figure
 

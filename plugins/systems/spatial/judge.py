@@ -9,14 +9,18 @@ import numpy as np
 import torch
 
 from core.kinds import Batch, Evaluation, Metric, Score, Source, Tally
-from core.kinds.metric import key
+from core.kinds.metric import key, title
 from core.score import CEILING, MODEL
 from plugins.systems.spatial import baselines
+from plugins.systems.spatial.extra import JOINT, Extra
 from plugins.systems.spatial.fields import MODALITIES
+from plugins.systems.spatial.rivals import say_rivals
+from plugins.systems.spatial.watch import Watch
 
 SAMPLE = f"{MODEL}, one sample"
-TASKS = {"position": "expression to position", "expression": "position to expression"}
-SHOWN_GENES = 3
+TASKS = {"position": "expression to position", "expression": "position to expression", JOINT: "joint generation"}
+ERRORS = (MODEL, "nearest 15 cells")
+"""arms whose error in expression is kept cell by cell"""
 FEWEST = 10
 """cells that a section needs to be scored: ranks and neighbours of fewer say nothing, of two they are always right"""
 
@@ -50,7 +54,15 @@ class Judge:
             self.notes.append(f"Not scored, as they hold fewer than {FEWEST} cells: {told}.")
         return [name for name in cells if name not in small]
 
-    def add(self, unit: Batch, arms: dict[str, Arms], known: Arms, source: Source, generator: torch.Generator) -> None:
+    def add(
+        self,
+        unit: Batch,
+        arms: dict[str, Arms],
+        known: Arms,
+        source: Source,
+        generator: torch.Generator,
+        extra: Extra,
+    ) -> None:
         """Score one unit.
 
         Args:
@@ -59,6 +71,7 @@ class Judge:
             known: all training cells by modality, what the baselines learn from.
             source: asked for the best that could be done.
             generator: noise of the random baselines.
+            extra: samples that some metrics need.
         """
         name, true = unit.units[0], cells_of(unit)
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -74,8 +87,20 @@ class Judge:
             for arm, values in by_arm.items():
                 fresh = [Tally(metric) for metric in self.metrics if metric.of == modality]
                 for tally in self.tallies.setdefault((modality, arm), fresh):
-                    tally.update(name, values, true[modality])
+                    tally.update(name, values, true[modality], extra.beside(modality, arm, unit, true))
+        for arm, made in extra.made(known, true, rng).items():
+            fresh = [Tally(metric) for metric in self.metrics if metric.of == JOINT]
+            beside = {"made_place": made["position"], "place": true["position"]}
+            beside |= {"known": known["expression"][::2], "known_place": known["position"][::2]}
+            for tally in self.tallies.setdefault((JOINT, arm), fresh):
+                tally.update(name, made["expression"], true["expression"], beside)
         self._keep(name, unit, true, arms, source)
+
+    def watched(self, unit: Batch, watch: Watch) -> None:
+        """Keep what was seen while the positions of a unit were sampled."""
+        type_N = unit.fields["cell_type"][0][unit.real_BN[0]].cpu().numpy()
+        self.arrays[f"way/{unit.units[0]}"] = watch.way()
+        self.arrays |= {f"experts/{unit.units[0]}/{name}": share for name, share in watch.experts(type_N).items()}
 
     def evaluation(self, mean: str = "the mean that the network predicts from noise alone") -> Evaluation:
         """Everything that was scored; `mean` says what the arm of the model is."""
@@ -86,15 +111,17 @@ class Judge:
                 metric=key(tally.metric),
                 value=tally.value(),
                 higher=tally.metric.higher,
-                label=tally.metric.label,
+                label=title(tally.metric),
                 units=tally.scores,
             )
             for modality in TASKS
             for (m, arm), tallies in self.tallies.items()
             if m == modality
             for tally in tallies
+            if tally.scores
         )
         notes = [
+            *say_rivals(scores),
             *self.notes,
             f"'{MODEL}' is {mean}; '{SAMPLE}' is one draw by the solver, "
             "as varied as real cells and therefore further from each of them.",
@@ -107,7 +134,7 @@ class Judge:
         return Evaluation(scores=scores, notes=tuple(notes), arrays=self.arrays)
 
     def _keep(self, name: str, unit: Batch, true: Arms, arms: dict[str, Arms], source: Source) -> None:
-        """The arrays that the figures of a unit need; the genes shown are those the model does best on."""
+        """The arrays that the figures of a unit need; the genes shown are the model's best, middle and worst."""
         self.arrays[f"true/{name}"] = true["position"]
         self.arrays[f"type/{name}"] = unit.fields["cell_type"][0][unit.real_BN[0]].numpy()
         self.arrays |= {f"placed/{arm}/{name}": values for arm, values in arms.get("position", {}).items()}
@@ -118,15 +145,23 @@ class Judge:
         names = np.array(source.names("genes"))
         if "genes" not in self.arrays:
             order = np.argsort(-_correlation(arms["expression"][MODEL], true["expression"]))
-            self.arrays["genes"] = names[order[:SHOWN_GENES]]
+            self.arrays["genes"] = names[order[_picked(len(order))]]
         shown = [int(np.flatnonzero(names == gene)[0]) for gene in self.arrays["genes"]]
         self.arrays[f"expression_true/{name}"] = true["expression"][:, shown]
         self.arrays[f"expression_model/{name}"] = arms["expression"][MODEL][:, shown]
+        for arm in ERRORS:
+            error_N = np.square(arms["expression"][arm] - true["expression"]).mean(1)
+            self.arrays[f"expression_error/{arm}/{name}"] = error_N
 
 
 def cells_of(batch: Batch) -> Arms:
     """The real cells of a batch of one set, by modality."""
     return {m: batch.fields[m][0][batch.real_BN[0]].cpu().numpy() for m in MODALITIES}
+
+
+def _picked(genes: int) -> list[int]:
+    """Ranks of the genes that are shown: the two best, the middle one and the worst, or all of fewer."""
+    return sorted({0, min(1, genes - 1), genes // 2, genes - 1})
 
 
 def _correlation(a_NG: np.ndarray, b_NG: np.ndarray) -> np.ndarray:

@@ -4,7 +4,9 @@ Drawn from `Evaluation.arrays`, with u a test unit:
 
 - `cell_types`: names; `type/<u>`: codes into them (N,), -1 where unknown;
 - `true/<u>`: positions (N, P); `placed/<arm>/<u>`: positions (N, P) by the model and by baselines;
-- `genes`: names (k,) of those the model predicts best; `expression_true/<u>` and `expression_model/<u>`: values (N, k).
+- `genes`: names (k,) of those the model predicts best, middling and worst; `expression_true/<u>` and
+  `expression_model/<u>`: values (N, k); `expression_error/<arm>/<u>`: mean squared error of each cell (N,);
+- `way/<u>`: positions (S, N, P) on the way of one sample; `experts/<u>/<layer>`: share of each expert by type (T, E).
 
 Arms are `model`, variants of it such as `model, one sample`, baselines, and `ceiling`.
 
@@ -19,6 +21,7 @@ import numpy as np
 
 from core.kinds.system import Evaluation, Picture, Score
 from core.score import CEILING, is_model
+from plugins.systems.spatial.details import details
 from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, planes_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -36,6 +39,7 @@ def pictures(evaluation: Evaluation) -> list[Picture]:
         found += _tissue(arrays, scores, unit)
         if f"expression_model/{unit}" in arrays:
             found.append(_genes(arrays, unit))
+        found += details(arrays, unit, align)
     return found + [_scores(task, scores) for task in dict.fromkeys(s.task for s in scores)]
 
 
@@ -140,7 +144,8 @@ def _genes(arrays: Mapping[str, np.ndarray], unit: str) -> Picture:
         title=f"Expression over {unit}",
         caption=(
             "Each dot is a cell at its true place, coloured by the expression of one gene in model units: measured "
-            "(top) and predicted by the model from place alone (bottom). The genes are those it predicts best. Both "
+            "(top) and predicted by the model from place alone (bottom). The genes are, from left to right, the two it "
+            "predicts best by r on the first test unit, the one in the middle, and the worst. Both "
             "rows share one colour scale, from the 2nd to the 98th percentile of the measured values, and values "
             "beyond take the end colours. r is Pearson's correlation over cells."
         ),

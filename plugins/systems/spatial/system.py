@@ -10,7 +10,7 @@ B sets, N cells, G genes, P axes of space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -46,14 +46,14 @@ from core.kinds import (
 )
 from core.nn.padding import hiding
 from core.params import group, knob, params, slot
-from core.score import MODEL
 from core.train.streams import Streams
-from plugins.systems.spatial import baselines
+from plugins.systems.spatial import baselines, embed, generate
 from plugins.systems.spatial.checks import check
 from plugins.systems.spatial.conditions import Condition, Told, labels_of
+from plugins.systems.spatial.evaluation import evaluated
 from plugins.systems.spatial.fields import MODALITIES
 from plugins.systems.spatial.geometry import centred, frames, mean_of, unfold
-from plugins.systems.spatial.judge import SAMPLE, TASKS, Arms, Judge, cells_of
+from plugins.systems.spatial.judge import TASKS
 from plugins.systems.spatial.masking import Masking, Tokens, masked_losses
 from plugins.systems.spatial.pictures import SPEARMAN, pictures
 from plugins.systems.spatial.process import Grid, as_velocity, blank, noise, schedule, see, shares
@@ -124,6 +124,7 @@ class Spatial(System):
             "rssd",
             "pearson_gene",
             "pearson_cell",
+            "moran_agreement",
             "expression_mse",
         ),
         "what the evaluation reports",
@@ -261,7 +262,7 @@ class Spatial(System):
         """
         if self.readout == "mean_of":
             drawn = [self.sample(model, batch, wanted, generator) for _ in range(self.draws)]
-            return mean_of(drawn, align=self._aligns)
+            return mean_of(drawn, align=self.aligns)
         start, _, predict = self._conditional(model, batch, wanted, generator)
         return predict(start, 0.0)
 
@@ -299,32 +300,8 @@ class Spatial(System):
 
         return more({m: batch.fields[m] for m in wanted}), more, predict
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
-        train = [cells_of(batch) for batch in source.split("train", streams).units()]
-        known = {m: np.concatenate([cells[m] for cells in train]) for m in MODALITIES}
-        device = next(model.parameters()).device
-        judge = Judge(self.metrics)
-        held = source.split(split, streams)
-        chosen = judge.choose({unit.units[0]: int(unit.real_BN.sum()) for unit in held.units()})
-        for index, unit in enumerate(held.units()):
-            if unit.units[0] not in chosen:
-                continue
-            arms: dict[str, Arms] = {}
-            for m in self.learned:
-                mean = self.expect(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
-                one = self.sample(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
-                arms[m] = {MODEL: mean[m][0].cpu().numpy(), SAMPLE: one[m][0].cpu().numpy()}
-            judge.add(unit, arms, known, source, streams.generator("eval", index))
-        if self.conditions:
-            judge.notes.append(
-                f"The model is told the {' and the '.join(self.conditions).replace('_', ' ')} of each cell where it is "
-                "known; the baselines are not."
-            )
-        if self.readout == "mean_of":
-            aligned = ", each turned onto the first" if self._aligns else ""
-            return judge.evaluation(f"the mean of {self.draws} samples{aligned}")
-        return judge.evaluation()
+        return evaluated(self, model, source, split, streams)
 
     def pictures(self, evaluation: Evaluation) -> Iterable[Picture]:
         return pictures(evaluation)
@@ -335,7 +312,7 @@ class Spatial(System):
         return {"joint": MODALITIES, "expr_to_pos": ("position",), "pos_to_expr": ("expression",)}[self.mode]
 
     @property
-    def _aligns(self) -> bool:
+    def aligns(self) -> bool:
         """Whether several draws of positions have no frame in common."""
         return self.rotate or self._pose_free
 
@@ -343,6 +320,22 @@ class Spatial(System):
     def _pose_free(self) -> bool:
         """Whether no loss fixes the frame of positions."""
         return all(loss.pose_free for loss in self.position_loss)
+
+    def modes(self) -> Mapping[str, tuple[str, ...]]:
+        return {mode: given for mode, given in generate.MODES.items() if {*generate.MADE[mode]} <= {*self.learned}}
+
+    def generate(
+        self, model: nn.Module, unit: Batch, mode: str, streams: Streams, *, index: int, draws: int, patch: int
+    ) -> dict[str, np.ndarray]:
+        return generate.generate(self, model, unit, mode, streams, index=index, draws=draws, patch=patch)
+
+    def layers(self) -> Mapping[str, tuple[str, ...]]:
+        """As `System.layers`; what a mode always gives must be there."""
+        needed = tuple(m for m in MODALITIES if m == "expression" or m not in self.learned)
+        return dict.fromkeys(embed.LAYERS, needed)
+
+    def embed(self, model: nn.Module, unit: Batch, layer: str, known: Collection[str], *, patch: int) -> np.ndarray:
+        return embed.embed(model, unit, layer, known, patch=patch)
 
     def path_of(self, modality: str) -> FlowPath:
         return self.position_path if modality == "position" and self.position_path is not None else self.path

@@ -1,0 +1,68 @@
+"""`core evaluate`: score a finished run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from core.cli.choose import resolve_stored
+from core.cli.place import apart, one_of
+from core.errors import UserError
+
+HELP = """usage: core evaluate RUN [--split test|valid|train] [--metrics NAME,...] [-o FILE.json]
+
+Score the model of RUN (the directory of a finished run) again, beside the baselines of its field: the numbers of the
+run's own evaluation to the last digit, or those of other metrics or another split. Nothing is written into RUN.
+
+  --split NAME      test (default), valid or train; the model was trained on train
+  --metrics NAMES   instead of the run's own; `core list metric` shows them
+  --data FILE       where the data lie now, if they were moved; their content must be what the run was trained on
+  -o, --out FILE    write scores, units and notes as JSON too"""
+
+SWITCHES = {"-h": "help", "--help": "help"}
+OPTIONS = {"-o": "out", "--out": "out", "--split": "split"}
+SPLITS = ("test", "valid", "train")
+
+
+def main(words: list[str]) -> int:
+    places, said = apart(words, SWITCHES, OPTIONS)
+    if "help" in said.switches:
+        print(HELP)
+        return 0
+    if len(places) != 1:
+        raise UserError(f"`core evaluate` takes one run directory, not {len(places)}; usage: core evaluate RUN")
+    split = one_of(said.options.get("split", "test"), SPLITS, "--split")
+    import torch
+
+    from core.report.console import print_scores
+    from core.train.session import open_run
+    from core.train.streams import Streams
+    from core.train.trained import finished, trained_model
+
+    path = Path(places[0])
+    record = finished(path)
+    opened = open_run(resolve_stored(path, said.overrides))
+    if opened.card.fingerprint != record["data"]["fingerprint"]:
+        raise UserError(
+            f"the data are not those that {path} was trained on (their content or preparation differs), so which cells "
+            "were held out is not known: give the same file with --data FILE, or train on these with `core run`"
+        )
+    if opened.device.type == "cpu":
+        torch.set_deterministic_debug_mode("error")
+    model = trained_model(path, opened.run.system, opened.card, opened.run.seed, opened.device)
+    evaluation = opened.run.system.evaluate(model, opened.source, split, Streams(opened.run.seed))
+    print_scores(evaluation)
+    if split == "train":
+        print("The model and the baselines were fitted to these very items: this is no test.")
+    if "out" in said.options:
+        from core.files import write_atomic
+        from core.report.store import document
+
+        told = {"run": str(path), "digest": record["digest"], "split": split, **document(evaluation)}
+        target = Path(said.options["out"])
+        try:
+            write_atomic(target, json.dumps(told, indent=1, allow_nan=False))
+        except OSError as error:
+            raise UserError(f"{target} cannot be written ({error.strerror}); name another file with -o") from None
+        print(f"scores   {target}")
+    return 0

@@ -1,0 +1,61 @@
+"""`core sample`: fill in what a file of items lacks."""
+
+from __future__ import annotations
+
+from core.cli.place import apart, one_of, whole
+from core.errors import UserError
+
+HELP = """usage: core sample RUN FILE --mode MODE -o OUT [--draws K] [--seed N] [--patch N]
+
+Fill in what FILE lacks with the model of RUN (the directory of a finished run): where do cells with this expression
+sit, what do cells at these places express. The training data need not be there. OUT is FILE with the answer added, in
+the units of the input, and says which run made it.
+
+  --mode MODE      expr_to_pos, pos_to_expr or joint, in the system `spatial`
+  -o, --out OUT    the file to write
+  --draws K        samples of each item (1): the mean is the answer and all K stand beside it; 0: the mean that the
+                   model predicts at once, closer to the truth and less varied than cells are
+  --seed N         another seed of the noise than the run's
+  --patch N        most items that the model is shown at once (4096); larger units are made in overlapping patches
+
+Flags of the run's data may follow where FILE keeps things elsewhere: `--data.position KEY`, `--data.layer NAME`."""
+
+SWITCHES = {"-h": "help", "--help": "help"}
+OPTIONS = {
+    "-o": "out", "--out": "out", "--mode": "mode", "--draws": "draws", "--seed": "seed", "--patch": "patch",
+}  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    places, said = apart(words, SWITCHES, OPTIONS)
+    if "help" in said.switches:
+        print(HELP)
+        return 0
+    from core.cli.apply import applied, open_trained, target_of
+    from core.train.streams import Streams
+
+    run, file = applied(places, "core sample RUN FILE --mode MODE -o OUT")
+    out = target_of(said.options, file)
+    draws = whole(said.options.get("draws", "1"), "--draws", 0)
+    patch = whole(said.options.get("patch", "4096"), "--patch", 8)
+    trained = open_trained(run, said.overrides)
+    modes = trained.system.modes()
+    if not modes:
+        raise UserError(f"the run's system, {trained.name}, cannot be sampled")
+    if "mode" not in said.options:
+        raise UserError(f"what is to be made? Give --mode with one of {', '.join(modes)}")
+    mode = one_of(said.options["mode"], modes, "--mode")
+    if not modes[mode] and draws != 1:
+        raise UserError(
+            f"--draws {draws}: mode {mode} makes items of its own, and those of two draws have nothing in common to "
+            "take a mean of; leave --draws out, and take another --seed for another draw"
+        )
+    seed = whole(said.options.get("seed", str(trained.seed)), "--seed", 0)
+    items = trained.items(file, modes[mode])
+    parts = [
+        (unit, trained.system.generate(trained.model, unit, mode, Streams(seed), index=i, draws=draws, patch=patch))
+        for i, unit in enumerate(items.units())
+    ]
+    facts = {"mode": mode, "draws": draws, "seed": seed, "patch": patch}
+    trained.save(items, out, parts, facts, ["sample", *words], fresh=not modes[mode])
+    return 0

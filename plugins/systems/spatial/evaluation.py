@@ -1,0 +1,56 @@
+"""A trained network on held-out sections, beside what learns nothing or little.
+
+N cells.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from core.kinds import Evaluation, Source
+from core.score import MODEL
+from core.train.streams import Streams
+from plugins.systems.spatial import extra
+from plugins.systems.spatial.fields import MODALITIES
+from plugins.systems.spatial.judge import SAMPLE, Arms, Judge, cells_of
+from plugins.systems.spatial.watch import watching
+
+if TYPE_CHECKING:
+    from plugins.systems.spatial.system import Spatial
+
+
+@torch.no_grad()
+def evaluated(system: Spatial, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
+    """Scores of what the mode learns, unit by unit; see `core.kinds.System.evaluate`."""
+    train = [cells_of(batch) for batch in source.split("train", streams).units()]
+    known = {m: np.concatenate([cells[m] for cells in train]) for m in MODALITIES}
+    device = next(model.parameters()).device
+    judge = Judge(system.metrics)
+    held = source.split(split, streams)
+    chosen = judge.choose({unit.units[0]: int(unit.real_BN.sum()) for unit in held.units()})
+    for index, unit in enumerate(held.units()):
+        if unit.units[0] not in chosen:
+            continue
+        arms: dict[str, Arms] = {}
+        for m in system.learned:
+            mean = system.expect(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
+            with watching(model) as watch:
+                one = system.sample(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))
+            if m == "position":
+                judge.watched(unit, watch)
+            arms[m] = {MODEL: mean[m][0].cpu().numpy(), SAMPLE: one[m][0].cpu().numpy()}
+        more = extra.draw(system, model, unit.to(device), system.metrics, streams, index, system.learned)
+        judge.add(unit, arms, known, source, streams.generator("eval", index), more)
+    if system.conditions:
+        judge.notes.append(
+            f"The model is told the {' and the '.join(system.conditions).replace('_', ' ')} of each cell where it is "
+            "known; the baselines are not."
+        )
+    if system.readout == "mean_of":
+        aligned = ", each turned onto the first" if system.aligns else ""
+        return judge.evaluation(f"the mean of {system.draws} samples{aligned}")
+    return judge.evaluation()
