@@ -9,17 +9,8 @@ from rich.text import Text
 from core.study.findings import Findings, SystemFound
 from core.study.report.accounts import states
 from core.study.report.sentences import sentences
-from core.study.report.words import (
-    SIGNS,
-    chance,
-    clean,
-    gain,
-    interval,
-    plural,
-    short_names,
-    smallest,
-    verdict_word,
-)
+from core.study.report.words import SIGNS, chance, clean, gain, interval, short_names, smallest, verdict_word
+from core.words import plural
 
 WIDTH = 150
 """columns where no terminal tells its own"""

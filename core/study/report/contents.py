@@ -16,8 +16,9 @@ from core.study.report.factors import factorial
 from core.study.report.lines import interactions, learning, needed, power
 from core.study.report.rows import dots, forest
 from core.study.report.sentences import sentences, unfinished
-from core.study.report.words import clean, listed, percent, plural
+from core.study.report.words import clean, listed, percent
 from core.study.stats.scores import FEWEST
+from core.words import plural
 
 Draw = Callable[[Findings, SystemFound, str], Picture | None]
 FIGURES: tuple[tuple[str, Draw], ...] = (

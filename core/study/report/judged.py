@@ -15,12 +15,12 @@ from core.study.report.words import (
     number,
     p_is,
     percent,
-    plural,
     short_names,
     smallest,
     verdict_word,
 )
 from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, WORSE
+from core.words import plural
 
 ORDER = (BETTER, WORSE, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, STOPPED)
 

@@ -9,7 +9,8 @@ from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.rows import LEFT, RIGHT, TOP
 from core.study.report.svg import COLOURS, LETTER, Board, fold, scale
-from core.study.report.words import amount, clean, gain, interval, number, percent, plural, short_names
+from core.study.report.words import amount, clean, gain, interval, number, percent, short_names
+from core.words import plural
 
 PAIRS = 6
 """pairs of axes that the interaction plot shows"""

@@ -7,19 +7,9 @@ from collections.abc import Sequence
 from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.svg import LETTER, Board, fold, scale
-from core.study.report.words import (
-    SIGNS,
-    capital,
-    clean,
-    gain,
-    interval,
-    number,
-    percent,
-    plural,
-    short_names,
-    verdict_word,
-)
+from core.study.report.words import SIGNS, capital, clean, gain, interval, number, percent, short_names, verdict_word
 from core.study.stats.scores import Estimate
+from core.words import plural
 
 MOST = 40
 """arms that a figure shows"""

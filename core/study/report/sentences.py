@@ -11,7 +11,6 @@ from core.study.report.words import (
     interval,
     listed,
     percent,
-    plural,
     short_names,
     smallest,
     turned,
@@ -19,6 +18,7 @@ from core.study.report.words import (
 )
 from core.study.stats.scores import FEWEST
 from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, WORSE
+from core.words import plural
 
 MOST = 8
 """arms that are spoken of one by one; more are only named"""

@@ -129,10 +129,6 @@ def listed(items: Sequence[str], most: int = 8) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]])) if items else ""
 
 
-def plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
-
-
 def short_names(findings: Findings, system: SystemFound) -> dict[str, str]:
     """What arms are called in sentences and figures: the levels in which they differ from the baseline.
 
