@@ -142,10 +142,10 @@ class SystemFound:
     power: tuple[Point, ...]
     """seeds -> what they would find, at the median spread of this study's differences"""
     needed: int | None
-    """seeds that would find a relative change of `mde`; None where no number of them would, or nothing is known"""
+    """seeds that would find a difference of `mde` times the baseline's mean; None where none would, or it is unknown"""
     secondary: tuple[Secondary, ...]
     power_relative: bool = True
-    """effects of `power` are shares of the baseline; otherwise in the metric's own unit"""
+    """effects of `power` are shares of the baseline's mean; otherwise in the metric's own unit"""
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from rich.text import Text
 from core.study.findings import Findings, SystemFound
 from core.study.report.accounts import states
 from core.study.report.sentences import sentences
-from core.study.report.words import SIGNS, chance, clean, gain, interval, short_names, smallest, verdict_word
+from core.study.report.words import SCALES, SIGNS, chance, clean, gain, interval, short_names, smallest, verdict_word
 from core.words import plural
 
 WIDTH = 150
@@ -34,10 +34,23 @@ def show(findings: Findings) -> None:
         console.print(Text(text))
 
 
+def _note(system: SystemFound) -> Text | None:
+    """On which scale each column is."""
+    verdicts = [arm.verdict for arm in system.arms if arm.verdict is not None]
+    if not any(verdict.p is not None for verdict in verdicts):
+        return None
+    share = any(verdict.detectable_relative is not None for verdict in verdicts)
+    unit = "in % of the baseline's mean" if share else "in the metric's unit"
+    told = f"finds: the smallest difference that the test would find, {unit}"
+    return Text(f"{told}; {SCALES}" if any(gain(arm)[1] for arm in system.arms) else told)
+
+
 def _table(findings: Findings, system: SystemFound) -> Table:
     names = short_names(findings, system)
     title = f"{clean(system.system)}: {clean(system.label)} {'↑' if system.larger_is_better else '↓'}"
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", caption=_note(system), caption_justify="left",
+    )  # fmt: skip
     for heading in ("arm", "mean", "better by", "p (Holm)", "verdict", "finds", "seeds"):
         table.add_column(heading, justify="left" if heading in ("arm", "verdict") else "right")
     for arm in system.arms:
@@ -50,7 +63,7 @@ def _table(findings: Findings, system: SystemFound) -> Table:
             Text("" if effect is None else interval(effect, relative=relative, signed=True)),
             chance(arm.verdict.p_adjusted) if arm.verdict is not None else "",
             "" if arm.baseline else f"{SIGNS[word]} {word}",
-            smallest(arm),
+            smallest(arm, bare=True),
             f"{done}/{len(arm.outcomes)}",
         )
     return table

@@ -34,16 +34,17 @@ def document(findings: Findings) -> Document:
         ValueError: the accounting does not add up.
     """
     accounts = judged.accounting(findings)
+    several, middle = len(findings.systems) > 1, [tables.middle(findings)]
     sections = [
         Section(title="Verdicts", blocks=tuple(judged.boxes(findings, s) for s in findings.systems if len(s.arms) > 1)),
         Section(title="Trials", blocks=(*_few(findings), *accounts)),
         Section(
             title="Noise", blocks=_found(*(judged.noise(findings, s) for s in findings.systems), *_powers(findings))
         ),
-        Section(title="Scores", blocks=_found(*_scores(findings))),
+        Section(title="Scores", blocks=_found(*_scores(findings), *([] if several else middle))),
         Section(title="Factors", blocks=tuple(b for s in findings.systems for b in factorial(s))),
         Section(title="Figures", blocks=tuple(_figures(findings))),
-        Section(title="All systems", blocks=tuple(tables.over_systems(findings))),
+        Section(title="All systems", blocks=_found(*tables.over_systems(findings), *(middle if several else []))),
         Section(title="Exploratory", blocks=_found(*map(tables.secondary, findings.systems))),
         Section(title="Deviations", blocks=_found(tables.idle(findings), *_deviations(findings))),
         Section(title="Provenance", blocks=tuple(_provenance(findings))),

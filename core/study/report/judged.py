@@ -14,7 +14,6 @@ from core.study.report.words import (
     interval,
     number,
     p_is,
-    percent,
     short_names,
     smallest,
     verdict_word,
@@ -53,7 +52,7 @@ def _box(findings: Findings, arm: ArmFound, name: str) -> Box:
             )
         if arm.inside_noise:
             facts.append("inside the noise floor")
-        why = f"smallest detectable effect {least}"
+        why = f"smallest detectable difference: {least}"
     if word in (BETTER, WORSE) and verdict.exact_possible is False:
         facts.append("too few for a test that does not assume a normal distribution")
     size = "" if effect is None else interval(effect, relative=relative, signed=True)
@@ -96,10 +95,10 @@ def noise(findings: Findings, system: SystemFound) -> Table | None:
     names, rows = short_names(findings, system), []
     floor = system.noise
     if floor is not None:
-        size = percent(floor.floor_relative) if floor.floor_relative is not None else number(floor.floor)
+        size = "" if floor.floor is None else f"floor ±{number(floor.floor)}; "
         rows.append((
             Cell("baseline against itself (A/A)"), Cell(f"{floor.n_first} and {floor.n_second}"),
-            estimated(floor.difference), Cell(DASH), Cell(DASH), Cell(f"floor {size}; {_p(floor.p)}"),
+            estimated(floor.difference), Cell(DASH), Cell(DASH), Cell(f"{size}{_p(floor.p)}"),
         ))  # fmt: skip
     for arm in system.arms:
         if arm.contrast is None:

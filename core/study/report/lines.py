@@ -146,14 +146,14 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
         [*values, *floor, *([target] if target and target <= 3 * max(values) else [])], 186, 30, log=log, pad=0.04
     )
     board = Board(
-        name=name, title=f"Smallest effect that a number of seeds finds, {system.system}", height=226,
+        name=name, title=f"Smallest difference that a number of seeds finds, {system.system}", height=226,
         about=". ".join(f"{p.n} seeds: {_size(p.detectable, relative)}" for p in system.power),
     )  # fmt: skip
     board.axis_y(
         y,
         x.start,
         x.end,
-        "smallest detectable effect" + (", % of the baseline" if relative else f" in {clean(system.label)}"),
+        "smallest detectable difference" + (", % of the baseline's mean" if relative else f" in {clean(system.label)}"),
     )
     board.axis_x(x, 30, 186, "seeds")
     board.path([(x(p.n), y(factor * p.detectable)) for p in system.power], "curve c0")
@@ -168,7 +168,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
         board.text(x(here) + 5, 42, f"this study: {here}", "tick")
     return Picture(
         title="Power",
-        caption="The smallest effect that a number of seeds finds in four studies of five, at the median spread of "
+        caption="The smallest difference that a number of seeds finds in four studies of five, at the median spread of "
         f"this study's differences and after correction. {needed(findings, system)}",
         panels=(board.svg(),),
     )
@@ -176,7 +176,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
 
 def needed(findings: Findings, system: SystemFound) -> str:
     """How many seeds the wanted effect takes, in a sentence."""
-    wanted = f"a change of {percent(findings.mde)}"
+    wanted = f"a difference of {percent(findings.mde)} of the baseline's mean"
     if system.needed is None:
         return f"How many seeds would find {wanted} is not known, or no number of them would."
     more = system.needed - len(findings.seeds)

@@ -99,5 +99,5 @@ def _of_arm(findings: Findings, arm: ArmFound, name: str) -> str:
         )
     least = smallest(arm)
     unit = "pair" if len(findings.blocks) > 1 else "seed"
-    limit = f"{plural(arm.contrast.n, unit)} find changes of {least} or more" if least else _why(arm)
+    limit = f"{plural(arm.contrast.n, unit)} find differences of {least} or more" if least else _why(arm)
     return f"{name} is inconclusive ({interval(effect, relative=relative, signed=True)}): {limit}"

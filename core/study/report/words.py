@@ -152,24 +152,38 @@ def verdict_word(arm: ArmFound) -> str:
     return NOT_TESTED if arm.verdict is None else arm.verdict.word
 
 
-def smallest(arm: ArmFound) -> str:
-    """The smallest effect that would have been found, or nothing."""
+SCALES = (
+    "p and verdicts of better or worse are of the paired t test on differences; changes in %, and equivalence, are on "
+    "logarithms, so where scores are skewed an interval in % may leave out 0 otherwise than the verdict does"
+)
+"""what a reader must know who sees a verdict beside a change in per cent"""
+
+
+def smallest(arm: ArmFound, *, bare: bool = False) -> str:
+    """The smallest difference that the test would have found, or nothing; a share is one of the baseline's mean, which
+    is said unless `bare`."""
     verdict = arm.verdict
-    if verdict is None or (verdict.detectable is None and verdict.detectable_relative is None):
+    if verdict is None or verdict.detectable is None:
         return ""
-    if verdict.detectable_relative is not None:
-        return percent(verdict.detectable_relative)
-    return number(verdict.detectable)
+    if verdict.detectable_relative is None:
+        return number(verdict.detectable)
+    return percent(verdict.detectable_relative) + ("" if bare else " of the baseline's mean")
 
 
 def gain(arm: ArmFound) -> tuple[Estimate | None, bool]:
-    """The effect turned so that above 0 is better, and whether it is a share of the baseline."""
+    """The effect turned so that above 0 is better, and whether it is a change in per cent, which is on logarithms.
+
+    Where scores are so skewed that the change points the other way than the difference, it is the difference: the
+    verdict is on that.
+    """
     contrast = arm.contrast
     if contrast is None or contrast.difference is None:
         return None, False
     # Logarithms of large numbers may be all alike although the numbers are not: then there is no relative interval.
     relative = contrast.relative
     if relative is not None and relative.low is None and contrast.difference.low is not None:
+        relative = None
+    if relative is not None and relative.value * contrast.difference.value < 0:
         relative = None
     estimate = relative or contrast.difference
     return (estimate if contrast.larger_is_better else turned(estimate)), relative is not None
