@@ -168,6 +168,17 @@ class OverSystems:
 
 
 @attrs.frozen(kw_only=True)
+class Audited:
+    """Finished trials that were repeated from nothing and compared to the last digit."""
+
+    trials: int
+    repetitions: int
+    """finished ones of these trials"""
+    other: int
+    """trials of which a repetition gave other numbers"""
+
+
+@attrs.frozen(kw_only=True)
 class Findings:
     """A study, judged."""
 
@@ -198,3 +209,7 @@ class Findings:
     """revision of the code -> trials that ran with it"""
     environments: Mapping[str, int]
     """versions that matter, in one line -> trials"""
+    pieces: tuple[str, ...] | None = None
+    """axes whose levels are names of pieces, not numbers or texts; None where the plan does not say"""
+    audited: Audited | None = None
+    """trials that were repeated from nothing; None where none were"""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-from core.study.findings import Findings, SystemFound
+from core.study.findings import Audited, Findings, SystemFound
 from core.study.report import judged, tables
 from core.study.report.blocks import Block, Document, Folded, Items, Picture, Say, Section, Table
 from core.study.report.costs import tradeoff
 from core.study.report.factors import factorial
-from core.study.report.lines import interactions, learning, needed, power
+from core.study.report.lines import interactions, learning, needed, power, single
 from core.study.report.rows import dots, forest
 from core.study.report.sentences import sentences, unfinished
 from core.study.report.words import clean, listed, percent
 from core.study.stats.scores import FEWEST
-from core.words import plural
+from core.words import plural, spell
 
 Draw = Callable[[Findings, SystemFound, str], Picture | None]
 FIGURES: tuple[tuple[str, Draw], ...] = (
@@ -117,6 +116,8 @@ def _figures(findings: Findings) -> list[Block]:
             if picture is not None:
                 several = f", {clean(system.system)}" if len(findings.systems) > 1 else ""
                 drawn.append(attrs.evolve(picture, title=picture.title + several))
+        if once := single(findings, system):
+            drawn.append(Say(text=once, soft=True))
     return drawn
 
 
@@ -142,6 +143,8 @@ def _provenance(findings: Findings) -> list[Block]:
     for system in findings.systems:
         told = _flat(system.data)
         blocks.append(Items(title=f"Data of {clean(system.system)}", items=tuple(told)))
+    if findings.audited is not None:
+        blocks.append(Say(text=_audited(findings.audited)))
     for title, counted in (("Code", findings.code), ("Environments", findings.environments)):
         if counted:
             blocks.append(
@@ -160,14 +163,22 @@ def _provenance(findings: Findings) -> list[Block]:
     return blocks
 
 
+def _audited(audited: Audited) -> str:
+    """`2 trials were repeated from nothing: all the same`."""
+    was = "was" if audited.trials == 1 else "were"
+    more = audited.repetitions - audited.trials
+    often = f", {plural(audited.repetitions, 'time')} in all," if more else ""
+    head = f"{plural(audited.trials, 'trial')} {was} repeated from nothing{often}"
+    if audited.other:
+        return f"{head.rstrip(',')}: {audited.other} gave other numbers, {audited.trials - audited.other} the same."
+    return f"{head.rstrip(',')}: {'the same to the last digit' if audited.trials == 1 else 'all the same'}."
+
+
 def _flat(data: Any, stem: str = "") -> list[str]:
     lines = []
     for key, value in sorted(data.items(), key=lambda item: str(item[0])):
         if isinstance(value, Mapping):
             lines += _flat(value, f"{stem}{clean(str(key))}, ")
         else:
-            text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-            lines.append(
-                f"{stem}{clean(str(key))}: {clean(text if isinstance(text, str) else json.dumps(text, default=str))}"
-            )
+            lines.append(f"{stem}{clean(str(key))}: {clean(spell(value))}")
     return lines

@@ -9,6 +9,7 @@ from core.study.report.tables import counted, estimated, plain
 from core.study.report.words import (
     DASH,
     STOPPED,
+    capital,
     clean,
     gain,
     interval,
@@ -17,6 +18,7 @@ from core.study.report.words import (
     short_names,
     smallest,
     verdict_word,
+    why_stopped,
 )
 from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, WORSE
 from core.words import plural
@@ -36,7 +38,8 @@ def boxes(findings: Findings, system: SystemFound) -> Boxes:
 def _box(findings: Findings, arm: ArmFound, name: str) -> Box:
     word = verdict_word(arm)
     if word == STOPPED:
-        return Box(name=name, word=word, size="", why=clean(arm.stopped), facts="counts in the family, in no mean")
+        why = capital(why_stopped(arm).lstrip(" :"))
+        return Box(name=name, word=word, size="", why=why, facts="counts in the family, in no mean")
     effect, relative = gain(arm)
     contrast, verdict = arm.contrast, arm.verdict
     if contrast is None or verdict is None:

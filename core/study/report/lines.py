@@ -9,7 +9,7 @@ from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.rows import LEFT, RIGHT, TOP
 from core.study.report.svg import COLOURS, LETTER, Board, fold, scale
-from core.study.report.words import amount, clean, gain, interval, number, percent, short_names
+from core.study.report.words import amount, clean, gain, interval, listed, number, percent, short_names
 from core.words import plural
 
 PAIRS = 6
@@ -61,7 +61,7 @@ def _crossing(system: SystemFound, across: str, along: str, rows: list[str], lin
         about=". ".join(f"{across} {a}, {along} {b}: {interval(e)}" for (a, b), e in sorted(means.items())),
     )  # fmt: skip
     board.text(LEFT - 4, top - 8, fold(across, 18, 1)[0], "name", "end")
-    board.axis_x(x, top - 4, bottom, clean(system.label))
+    more = board.axis_x(x, top - 4, bottom, clean(system.label))
     spread = min(7.0, 24.0 / len(lines))
     for i, line in enumerate(lines):
         found = []
@@ -79,14 +79,14 @@ def _crossing(system: SystemFound, across: str, along: str, rows: list[str], lin
         texts = fold(row, int((LEFT - 6) / LETTER), 2)
         for k, text in enumerate(texts):
             board.text(LEFT - 4, top + step * (j + 0.5) + 4 + (k - (len(texts) - 1) / 2) * 12.5, text, "row", "end")
-    board.height = board.legend([f"{along}: {line}" for line in lines], bottom + 48) + 10
+    board.height = board.legend([f"{along}: {line}" for line in lines], bottom + more + 48) + 10
     return board.svg()
 
 
 def learning(findings: Findings, system: SystemFound, name: str) -> Picture | None:
     """Validation loss over training: the baseline and the arms of the largest effects in colour."""
     arms = [a for a in system.arms if a.curve]
-    if not arms:
+    if len({p.step for a in arms for p in a.curve}) < 2:
         return None
     names = short_names(findings, system)
 
@@ -129,6 +129,20 @@ def learning(findings: Findings, system: SystemFound, name: str) -> Picture | No
         + " Lines that still fall at the end: the verdict may change with longer training.",
         panels=(board.svg(),),
     )  # fmt: skip
+
+
+def single(findings: Findings, system: SystemFound) -> str:
+    """What stands for learning curves where validation loss was taken once; empty where there is none, or there are."""
+    ends = {a.label: a.curve[0] for a in system.arms if a.curve}
+    if len({p.step for a in system.arms for p in a.curve}) != 1:
+        return ""
+    names = short_names(findings, system)
+    told = listed([f"{names[label]} {number(point.mean)}" for label, point in ends.items()])
+    step = next(iter(ends.values())).step
+    return (
+        f"{clean(system.system)}: validation loss was taken once, at step {step:,} ({told}, means over seeds), so "
+        "there are no learning curves; --train.validate_every says how often it is taken."
+    )
 
 
 def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:

@@ -102,13 +102,13 @@ def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None
     for kind, (_, (low, high)) in bands.items():
         board.box(x(factor * low), TOP - 6, x(factor * high) - x(factor * low), bottom - TOP + 6, kind)
     unit = "change to the baseline, %" if relative else f"difference in {clean(system.label)}"
-    board.axis_x(x, TOP - 6, bottom, unit)
+    more = board.axis_x(x, TOP - 6, bottom, unit)
     board.line(x(0), TOP - 8, x(0), bottom, "zero")
     left, right = ("worse", "better") if system.larger_is_better else ("better", "worse")
     if x(0) - x.start > 44:
-        board.text(x(0) - 6, bottom + 42, f"← {left}", "tick", "end")
+        board.text(x(0) - 6, bottom + more + 42, f"← {left}", "tick", "end")
     if x.end - x(0) > 44:
-        board.text(x(0) + 6, bottom + 42, f"{right} →", "tick")
+        board.text(x(0) + 6, bottom + more + 42, f"{right} →", "tick")
     for i, (arm, e) in enumerate(effects):
         y, word = TOP + step * (i + 0.5), verdict_word(arm)
         kind = word.replace(" ", "-")

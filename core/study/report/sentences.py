@@ -15,6 +15,7 @@ from core.study.report.words import (
     smallest,
     turned,
     verdict_word,
+    why_stopped,
 )
 from core.study.stats.scores import FEWEST
 from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, WORSE
@@ -85,7 +86,7 @@ def _of_arm(findings: Findings, arm: ArmFound, name: str) -> str:
     word = verdict_word(arm)
     effect, relative = gain(arm)
     if word == STOPPED:
-        return f"{name} was stopped: {clean(arm.stopped)}"
+        return f"{name} was stopped{why_stopped(arm)}"
     if word == NOT_TESTED or effect is None or arm.contrast is None:
         return f"{name} is not tested: {_why(arm)}"
     if word in (BETTER, WORSE):

@@ -18,6 +18,7 @@ from core.study.report.words import (
     verdict_word,
 )
 from core.study.stats.scores import Estimate
+from core.words import reason
 
 
 def primary(findings: Findings, system: SystemFound) -> Table:
@@ -183,7 +184,7 @@ def idle(findings: Findings) -> Table | None:
     """Cells that do not run, and why."""
     if not findings.idle:
         return None
-    rows = tuple(tuple(Cell(clean(t)) for t in row) for row in findings.idle)
+    rows = tuple(tuple(Cell(clean(t)) for t in (label, state, reason(why))) for label, state, why in findings.idle)
     return Table(title="Cells that do not run", header=("cell", "state", "reason"), rows=rows)
 
 

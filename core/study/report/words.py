@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -132,17 +133,44 @@ def listed(items: Sequence[str], most: int = 8) -> str:
 def short_names(findings: Findings, system: SystemFound) -> dict[str, str]:
     """What arms are called in sentences and figures: the levels in which they differ from the baseline.
 
+    The name of a piece stands for itself; a number, a truth value or a text keeps the last word of its key, `lr=3.0`.
     Where two arms would be called alike, both go by their labels.
     """
     base = next((a.levels for a in system.arms if a.baseline), findings.baseline)
-    short = {a.label: _short(a, base) for a in system.arms}
+    short = {a.label: _short(findings, a, base) for a in system.arms}
     taken = list(short.values())
     return {label: clean(name if taken.count(name) == 1 else label) for label, name in short.items()}
 
 
-def _short(arm: ArmFound, base: Mapping[str, str]) -> str:
-    other = [level for axis, level in sorted(arm.levels.items()) if arm.baseline or base.get(axis) != level]
-    return " + ".join(other) or arm.label
+def _short(findings: Findings, arm: ArmFound, base: Mapping[str, str]) -> str:
+    other = [axis for axis, level in sorted(arm.levels.items()) if arm.baseline or base.get(axis) != level]
+    return " + ".join(_level(findings, axis, arm.levels[axis]) for axis in other) or arm.label
+
+
+def _level(findings: Findings, axis: str, level: str) -> str:
+    named = _says_itself(level) and (findings.pieces is None or axis in findings.pieces)
+    if named:
+        return level
+    last = axis.rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == last for other in findings.axes) < 2
+    return f"{last if alone else axis}={level}"
+
+
+def _says_itself(level: str) -> bool:
+    """Whether a level is legible without its axis: no number, truth value, list or empty text."""
+    if level in ("true", "false", "") or level.startswith("["):
+        return False
+    try:
+        float(level)
+    except ValueError:
+        return True
+    return False
+
+
+def why_stopped(arm: ArmFound) -> str:
+    """`at step 10: worse than the baseline by 2.1 standard errors`: what follows the word stopped."""
+    hit = re.fullmatch(r"step (\d+): (?:stopped: )?(.*)", clean(arm.stopped))
+    return f" at step {int(hit[1]):,}: {hit[2]}" if hit else f": {clean(arm.stopped)}"
 
 
 def verdict_word(arm: ArmFound) -> str:
