@@ -99,6 +99,7 @@ def _counts(stored: Stored, seen: Sequence[Seen]) -> dict[str, int]:
 
 def _warnings(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFound]) -> list[str]:
     found = []
+    size = 100 * stored.value("analysis.mde")
     seeds = len({(one.of.block, one.of.seed) for one in seen})
     if seeds < FEWEST:
         found.append(
@@ -112,8 +113,8 @@ def _warnings(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFoun
     for system in systems:
         if system.needed is not None and system.needed > seeds:
             found.append(
-                f"W-POWER: {system.system}: at the spread seen here a change of {stored.value('analysis.mde'):.0%} "
-                f'needs {system.needed} seeds; there are {seeds}. Inconclusive is not "no effect".'
+                f"W-POWER: {system.system}: at the spread seen here a difference of {size:g}% of the "
+                f'baseline\'s mean needs {system.needed} seeds; there are {seeds}. Inconclusive is not "no effect".'
             )
         for arm in system.arms:
             if arm.contrast is not None and arm.contrast.rho is not None and arm.contrast.rho < 0:

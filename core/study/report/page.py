@@ -13,7 +13,6 @@ from importlib.resources import files
 from core.study.report.blocks import Block, Boxes, Document, Folded, Items, Picture, Say, Section, Table
 from core.study.report.words import SIGNS
 
-
 FEW = 5
 """columns that a phone shows as a table; of more, each row becomes a card that names its cells"""
 

@@ -181,8 +181,8 @@ def verdict_word(arm: ArmFound) -> str:
 
 
 SCALES = (
-    "p and verdicts of better or worse are of the paired t test on differences; changes in %, and equivalence, are on "
-    "logarithms, so where scores are skewed an interval in % may leave out 0 otherwise than the verdict does"
+    "tests, and verdicts of better or worse, are on differences; changes in %, and equivalence, are on logarithms, so "
+    "where scores are skewed an interval in % may leave out 0 otherwise than the verdict does"
 )
 """what a reader must know who sees a verdict beside a change in per cent"""
 
