@@ -21,14 +21,14 @@ def reason(text: str) -> str:
 def spell(value: Any) -> str:
     """A value in words rather than in Python's own notation.
 
-    `true`, `none`; lists as `a, b`; tables as `train 54, test 6`, and tables of tables as `a: train 54; b: train 60`.
+    `true`, `none`; lists as `a, b`; tables as `train 54, test 6`, and tables of lists or tables as `a: x, y; b: z`.
     What is empty is `none`.
     """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        deep = any(isinstance(inner, Mapping) for inner in value.values())
-        parts = (f"{key}{':' if isinstance(inner, Mapping) else ''} {spell(inner)}" for key, inner in value.items())
+        deep = any(isinstance(inner, (Mapping, list, tuple)) for inner in value.values())
+        parts = (f"{key}{':' if deep else ''} {spell(inner)}" for key, inner in value.items())
         return ("; " if deep else ", ").join(parts) or "none"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(spell, value)) or "none"

@@ -165,9 +165,9 @@ def _later(stored: Stored) -> list[str]:
     told = []
     for more in stored.later:
         changed = more.get("settings", {})
-        head = more["text"].partition(": ")[0]
+        head, said, _ = more["text"].partition(": ")
         parts = [f"{key} from {spell(known.get(key))} to {spell(value)}" for key, (value, _) in changed.items()]
-        told.append(f"{head}: {'; '.join(parts)}" if more["kind"] == "analysis" and parts else more["text"])
+        told.append(f"{head}: {'; '.join(parts)}" if more["kind"] == "analysis" and said and parts else more["text"])
         known |= {key: value for key, (value, _) in changed.items()}
     return told
 

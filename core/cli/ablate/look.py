@@ -146,7 +146,7 @@ def diff(words: list[str]) -> int:
     print(
         f"{plural(len(shared), 'trial')} in both, {apart} of them with different results"
         + (f"; {damaged} could not be compared, as a result is damaged" if damaged else "")
-        + (f"; {waiting} could not be compared, as one of the studies has no result yet" if waiting else "")
+        + (f"; {waiting} have no result in one of them yet" if waiting else "")
     )
     return 1 if apart else 0
 
