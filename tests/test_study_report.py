@@ -242,7 +242,8 @@ def test_no_text_can_run(findings):
         assert name != "href" or re.fullmatch("#[a-z-]+", value)
         assert tag != "meta" or name != "content" or "unsafe" not in value
         assert (
-            name in ("aria-label", "content", "viewbox", "points", "class", "id", "aria-labelledby") or len(value) < 40
+            name in ("aria-label", "data-label", "content", "viewbox", "points", "class", "id", "aria-labelledby")
+            or len(value) < 40
         )
     ids = [value for _, name, value in reader.attributes if name == "id"]
     assert len(ids) == len(set(ids))
