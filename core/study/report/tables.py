@@ -172,7 +172,7 @@ def middle(findings: Findings) -> Table | None:
     several = len(findings.systems) > 1
     return Table(
         title="Interquartile means (descriptive)",
-        header=("arm", "interquartile mean, % of the way", "difference to the baseline, % of the way"),
+        header=("arm", "interquartile mean, % of the way", "difference, % of the way"),
         rows=tuple(rows),
         note=f"{WAY}: the mean of the middle half of all {'seeds and systems' if several else 'seeds'}, with "
         "percentile intervals of a paired bootstrap. A description: over few seeds such intervals are too narrow to "
