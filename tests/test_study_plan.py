@@ -62,7 +62,7 @@ def test_the_plan_knows_slots_from_numbers_and_tells_its_data_in_words() -> None
     assert document(plan)["pieces"] == ["attention", "mask"]
     (facts,) = (data["facts"] for data in plan.data.values())
     assert facts["sections"].startswith("section1: cells ")
-    assert not [text for text in facts.values() if set("{}'") & set(text)]
+    assert not [text for text in facts.values() if {*"{}"} & {*text}]
 
 
 @pytest.mark.usefixtures("uncounted")

@@ -87,7 +87,14 @@ def test_scores_of_both_signs_have_sizes_in_their_own_unit(capsys: pytest.Captur
     assert verdict.detectable_relative is None
     assert smallest(findings.systems[0].arms[1]) == f"{verdict.detectable:.2f}"
     show(findings)
-    assert "in the metric's unit" in capsys.readouterr().out
+    assert "in the metric's own unit" in capsys.readouterr().out
+
+
+def test_sizes_of_both_kinds_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """An arm with a score below 0 has its sizes in the metric's unit beside others in per cent; the note says so."""
+    show(study(([1.0, 1.5, 2.0, 1.1], [-0.7, 0.9, 1.2, 0.4], [1.1, 1.4, 2.2, 1.3])))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "in % of the baseline's mean, or without % in the metric's own unit; tests," in told
 
 
 def test_a_change_that_points_the_other_way_is_not_quoted_beside_a_verdict() -> None:
@@ -239,7 +246,7 @@ def test_one_validation_is_a_sentence_and_no_curve() -> None:
     findings = attrs.evolve(findings, systems=(attrs.evolve(findings.systems[0], arms=tuple(once)),))
     assert not [p for p in blocks(findings, Picture) if p.title.startswith("Learning")]
     told = next(b.text for b in blocks(findings, Say) if "taken once" in b.text)
-    assert told.startswith("s: validation loss was taken once, at step 4,000 (a 2.50 and b 3.50, means over seeds)")
+    assert told.startswith("s: validation loss was taken once, at step 4,000 (a: 2.50 and b: 3.50, means over seeds)")
 
 
 def test_rows_of_wide_tables_name_their_cells() -> None:

@@ -39,10 +39,11 @@ def _note(system: SystemFound) -> Text | None:
     verdicts = [arm.verdict for arm in system.arms if arm.verdict is not None]
     if not any(verdict.p is not None for verdict in verdicts):
         return None
-    share = any(verdict.detectable_relative is not None for verdict in verdicts)
-    unit = "in % of the baseline's mean" if share else "in the metric's unit"
-    told = f"finds: the smallest difference that the test would find, {unit}"
-    return Text(f"{told}; {SCALES}" if any(gain(arm)[1] for arm in system.arms) else told)
+    shares = [v.detectable_relative is not None for v in verdicts if v.detectable is not None]
+    units = ["in % of the baseline's mean"] * any(shares) + ["in the metric's own unit"] * (not all(shares))
+    told = [f"finds: the smallest difference that the test would find, {', or without % '.join(units)}"] * bool(units)
+    told += [SCALES] * any(gain(arm)[1] for arm in system.arms)
+    return Text("; ".join(told)) if told else None
 
 
 def _table(findings: Findings, system: SystemFound) -> Table:

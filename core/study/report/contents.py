@@ -136,8 +136,8 @@ def _provenance(findings: Findings) -> list[Block]:
             text=f"Plan {clean(findings.plan)}. Baseline: "
             + ", ".join(f"{clean(k)}={clean(v)}" for k, v in sorted(findings.baseline.items()))
             + f". Seeds: {listed([str(s) for s in findings.seeds], 20)}. Error rate of all verdicts together: "
-            f"{findings.alpha:g}; wanted: changes of {percent(findings.mde)}; margin of equivalence: "
-            f"{percent(findings.margin)}."
+            f"{findings.alpha:g}; wanted: differences of {percent(findings.mde)} of the baseline's mean; margin of "
+            f"equivalence: {percent(findings.margin)}."
         )
     ]  # fmt: skip
     for system in findings.systems:

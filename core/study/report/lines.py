@@ -137,7 +137,7 @@ def single(findings: Findings, system: SystemFound) -> str:
     if len({p.step for a in system.arms for p in a.curve}) != 1:
         return ""
     names = short_names(findings, system)
-    told = listed([f"{names[label]} {number(point.mean)}" for label, point in ends.items()])
+    told = listed([f"{names[label]}: {number(point.mean)}" for label, point in ends.items()])
     step = next(iter(ends.values())).step
     return (
         f"{clean(system.system)}: validation loss was taken once, at step {step:,} ({told}, means over seeds), so "
