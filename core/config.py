@@ -381,10 +381,12 @@ class _Attempt:
             return f"{key}: {reason}"
         if word in forwards and owner is not None:
             return f"{key}: {owner.name} has it from a piece below. Give --{join(home, forwards[word])}"
-        full = {flag.strip("-").replace("-", "_"): flag.strip("-") for layer in self.layers for flag in layer.flags}
-        full |= {path.rpartition(".")[2]: path for path in self.settings if "[" not in path}
+        flags = {flag.strip("-").replace("-", "_"): flag.strip("-") for layer in self.layers for flag in layer.flags}
+        full = flags | {path.rpartition(".")[2]: path for path in self.settings if "[" not in path}
         close = word if word in full else None if home else nearest(word, full)
-        hint = near(word, options) or (f" Did you mean --{full[close]}?" if close else "")
+        aside = not home and word not in full and nearest(word, [*options, *flags]) in flags
+        hint = "" if aside else near(word, options)  # a flag of the verb may be nearer than any parameter
+        hint = hint or (f" Did you mean --{full[close]}?" if close else "")
         who = f"{owner.name!r} takes {', '.join(options) or 'no parameters'}" if owner is not None else ""
         who = who or f"Known here: {', '.join(options)}"
         return f"{key}: unknown parameter.{hint} {who}"

@@ -21,10 +21,12 @@ import attrs
 
 from core.errors import UserError
 from core.names import Bare, Spoken, match_pattern, near, parse
-from core.rows import BUILTIN, KINDS, Broken, Found, Origin, Row, read_row
+from core.rows import BUILTIN, KINDS, Broken, Found, Origin, Row, Verb, read_row, read_verb
 
 API = 1
 GROUP = "core.manifest"
+EXTENSIBLE = ("data",)
+"""verbs of the command that take subcommands from manifests"""
 
 
 @attrs.define
@@ -36,6 +38,8 @@ class Registry:
     broken: list[Broken] = attrs.field(factory=list)
     hooks: list[tuple[Origin, str]] = attrs.field(factory=list)
     """(distribution, module) of every manifest that brings callbacks"""
+    verbs: dict[str, dict[str, Verb]] = attrs.field(factory=dict)
+    """verb -> its subcommands by name, from `[verbs.VERB.NAME]` of manifests"""
     _rows: dict[tuple[str, str], list[Row]] = attrs.field(factory=dict)
 
     def add(self, doc: Mapping[str, Any], origin: Origin) -> None:
@@ -56,6 +60,9 @@ class Registry:
                 else:
                     self.broken.append(Broken(str(origin), '[hooks] must read module = "package.module"'))
                 continue
+            if kind == "verbs":
+                self._add_verbs(table, origin)
+                continue
             if kind not in KINDS or not isinstance(table, dict):
                 self.broken.append(Broken(str(origin), f"[{kind}] is no kind.{near(kind, KINDS)}"))
                 continue
@@ -66,6 +73,22 @@ class Registry:
                     self.broken.append(Broken(str(origin), f"[{kind}.{name}] {error}"))
                 else:
                     self._rows.setdefault((kind, name), []).append(row)
+
+    def _add_verbs(self, table: Any, origin: Origin) -> None:
+        """Subcommands; the first manifest that claims a name keeps it, and the built-in comes first."""
+        for verb, subcommands in table.items() if isinstance(table, dict) else ():
+            if verb not in EXTENSIBLE or not isinstance(subcommands, dict):
+                known = ", ".join(EXTENSIBLE)
+                self.broken.append(Broken(str(origin), f"[verbs.{verb}] takes no subcommands; what does: {known}"))
+                continue
+            for name, values in subcommands.items():
+                taken = self.verbs.setdefault(verb, {}).get(name)
+                try:
+                    if taken is not None:
+                        raise ValueError(f"is brought by {taken.origin} already")
+                    self.verbs[verb][name] = read_verb(name, values, origin)
+                except ValueError as error:
+                    self.broken.append(Broken(str(origin), f"[verbs.{verb}.{name}] {error}"))
 
     def kinds(self) -> list[str]:
         """Kinds that have rows, in the order of `KINDS`."""
@@ -158,10 +181,27 @@ class Registry:
         for row in self.rows(kind):
             if any(text.lower().endswith(ending) for ending in row.files):
                 return Found(row, {"path": str(Path(_expanded(text, at)).expanduser().absolute())})
+        if (kind, text) not in self._rows and not text.endswith(")"):
+            by_folder = self._by_folder(kind, text, at)
+            if by_folder is not None:
+                return by_folder
         endings = sorted({ending for row in self.rows(kind) for ending in row.files})
         if endings and not text.endswith(")") and (Path(text).suffix or text.startswith((".", "/", "~"))):
             raise UserError(f"{at}no {kind} reads {text!r}: files must end in {', '.join(endings)}")
         return None
+
+    def _by_folder(self, kind: str, text: str, at: str) -> Found | None:
+        rows = [row for row in self.rows(kind) if row.holds]
+        if not rows or not text:
+            return None
+        folder = Path(_expanded(text, at)).expanduser()
+        if not folder.is_dir():
+            return None
+        for row in rows:
+            if all((folder / name).is_file() for name in row.holds):
+                return Found(row, {"path": str(folder.absolute())})
+        wanted = "; ".join(f"{row.name} reads a folder that holds {' and '.join(row.holds)}" for row in rows)
+        raise UserError(f"{at}no {kind} reads the folder {text!r}: {wanted}")
 
     def _match(self, kind: str, spoken: Spoken, at: str) -> tuple[Row | None, dict[str, Any]]:
         if spoken.qualifier is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,6 +19,7 @@ KINDS: dict[str, str] = {
     "system": "a task: slots and data become something that trains and is judged",
     "recipe": "a named set of choices for a system",
     "data": "where data come from",
+    "backbone": "the network between data and predictions",
     "encoder": "a batch becomes tokens",
     "attention": "tokens read from each other",
     "mask": "which pairs may see each other",
@@ -45,7 +46,7 @@ KINDS: dict[str, str] = {
 _ROW_KEYS = {
     "target": str, "summary": str, "source": str, "preset": dict, "pattern": str, "accepts": dict, "because": dict,
     "needs": list, "revision": int, "deprecated": str, "files": list, "default": bool, "system": str,
-    "forwards": dict, "keeps": dict,
+    "forwards": dict, "keeps": dict, "holds": list,
 }  # fmt: skip
 
 
@@ -82,6 +83,8 @@ class Row:
     """the name to use instead"""
     files: tuple[str, ...] = ()
     """endings of file names that speak this row: `.h5ad`"""
+    holds: tuple[str, ...] = ()
+    """names of files; a folder that holds them all speaks this row"""
     forwards: Mapping[str, str] = attrs.field(factory=dict)
     """what a call may say -> the parameter below that gets it: `window` -> `mask.window`"""
     keeps: Mapping[str, list[Any]] = attrs.field(factory=dict)
@@ -155,6 +158,46 @@ def _met(need: str) -> bool:
 
 
 @attrs.frozen
+class Verb:
+    """A subcommand that a manifest brings: `[verbs.data.fetch]` is `core data fetch`."""
+
+    name: str
+    target: str
+    summary: str
+    origin: Origin
+
+    def load(self) -> Callable[[list[str]], int]:
+        """Import its function of the words behind it, which returns the exit status.
+
+        Raises:
+            UserError: the target does not import.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # third-party code may raise anything at import
+            raise UserError(
+                f"{self.name} (from {self.origin}) cannot be loaded: {self.target} raised "
+                f"{type(error).__name__}: {error}. `core doctor` tells more."
+            ) from error
+
+
+def read_verb(name: str, values: Any, origin: Origin) -> Verb:
+    """A subcommand as a manifest says it.
+
+    Raises:
+        ValueError: anything but a target and a summary.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError("a name is lower-case letters, digits and _, and begins with a letter")
+    if not isinstance(values, dict) or values.keys() != {"target", "summary"}:
+        raise ValueError("a subcommand has exactly the keys target and summary")
+    if not all(isinstance(value, str) for value in values.values()) or ":" not in values["target"]:
+        raise ValueError("target must read module:function, and summary be a text")
+    return Verb(name, values["target"], values["summary"], origin)
+
+
+@attrs.frozen
 class Found:
     """A row together with what the spoken name said of its parameters."""
 
@@ -194,7 +237,7 @@ def read_row(kind: str, name: str, values: Any, origin: Origin) -> Row:
             raise ValueError(f"summary has {len(values['summary'])} characters; one line of up to 80 is allowed")
     if "pattern" in values:
         compile_pattern(values["pattern"])
-    tuples = {key: tuple(values[key]) for key in ("needs", "files") if key in values}
+    tuples = {key: tuple(values[key]) for key in ("needs", "files", "holds") if key in values}
     return Row(kind=kind, name=name, origin=origin, **{**values, **tuples})
 
 
@@ -204,7 +247,7 @@ def _check_inside(values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: an element of another type, an unknown kind, or a file ending without its dot.
     """
-    for key in ("needs", "files"):
+    for key in ("needs", "files", "holds"):
         if not all(isinstance(item, str) for item in values.get(key, ())):
             raise ValueError(f"{key} must be a list of texts")
     if not all(len(ending) > 1 and ending.startswith(".") for ending in values.get("files", ())):

@@ -80,7 +80,9 @@ local_masks = st.one_of(
     st.builds(BlockCausal, block=st.integers(1, 4)),
 )
 locals_ = st.builds(pairwise, mask=local_masks, kernel=st.sampled_from([Auto(), Reference()]))
-linears = st.builds(Linear, heads=heads, features=st.sampled_from(FEATURES), dropout=dropouts, gate=gates)
+linears = st.builds(
+    Linear, heads=heads, features=st.sampled_from(FEATURES), bias=st.booleans(), dropout=dropouts, gate=gates
+)
 
 
 @pytest.mark.parametrize("attention", [pairwises], ids=["pairwise"])

@@ -34,6 +34,8 @@ class TestTissue(DataLaws):
             {"dropout": 0.06},
             {"sets": Sets(size=26, per_batch=2)},
             {"sets": Sets(size=25, per_batch=3)},
+            {"sets": Sets(size=25, per_batch=2, draw="patch")},
+            {"sets": Sets(size=25, per_batch=2, draw="section")},
             {"cut": Cut(seed=1)},
             {"cut": Cut(section="section1")},
             {"cut": Cut(by="cell")},
@@ -52,6 +54,20 @@ class TestSolidTissue(DataLaws):
 
     def others(self, folder: Path) -> list[Data]:
         return [SMALL, attrs.evolve(SMALL, dims=3), attrs.evolve(SMALL, sections=5)]
+
+
+class TestPatches(DataLaws):
+    """Simulated sections dealt in sets of neighbours, or whole."""
+
+    @pytest.fixture(params=["patch", "section"], autouse=True)
+    def form(self, request: pytest.FixtureRequest) -> None:
+        self.draw_is = request.param
+
+    def make(self, folder: Path) -> Data:
+        return attrs.evolve(SMALL, sections=6, sets=Sets(size=25, per_batch=2, draw=self.draw_is))
+
+    def others(self, folder: Path) -> list[Data]:
+        return [attrs.evolve(SMALL, sections=6)]
 
 
 class TestOneSection(DataLaws):

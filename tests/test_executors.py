@@ -46,6 +46,7 @@ class TestLocal:
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr("plugins.executors.local._gpus", lambda: 5)
 
     def test_one_place_takes_the_machine_as_it_is(self, tmp_path: Path) -> None:
         """With one run at a time nothing is set."""
@@ -69,6 +70,17 @@ class TestLocal:
         """More GPUs than places: several each, none twice. Fewer: they are shared in turn."""
         assert shares(Local(slots=2, threads=1, gpus=(0, 1, 2)), tmp_path) == ["1 0,2", "1 1"]
         assert shares(Local(slots=3, threads=1, gpus=(4, "GPU-a")), tmp_path) == ["1 4", "1 GPU-a", "1 4"]
+
+    def test_gpus_that_are_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Refused before anything is started: a run would take the CPU, and be another run, without a word."""
+        with pytest.raises(UserError, match=r"^E-NOSLOT: GPU 5 is not there: this machine shows 5 GPUs"):
+            Local(gpus=(0, 5)).capacity()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+        assert Local(gpus=(6, 7), slots="auto").capacity() == 2
+        monkeypatch.setattr("plugins.executors.local._gpus", lambda: 0)
+        for gpus in ((0,), ("GPU-a",)):
+            with pytest.raises(UserError, match=r"this machine shows no GPU\. Nothing was started"):
+                Local(gpus=gpus).capacity()
 
     def test_a_command_that_is_not_there(self, tmp_path: Path) -> None:
         """The user's mistake, named; nothing is left running."""

@@ -41,16 +41,20 @@ def moes(draw: st.DrawFn) -> Moe:
     experts = draw(st.integers(1, 5))
     top_k = draw(st.integers(1, experts))
     z_weight = draw(st.sampled_from([0.0, 0.1]))
+    balance = draw(st.sampled_from(["loss", "bias", "none"] if top_k < experts else ["loss"]))
+    counts = balance == "loss" and 1 < top_k < experts
     return Moe(
         experts=experts,
         top_k=top_k,
+        balanced=draw(st.sampled_from(["chosen", "first"] if counts else ["chosen"])),
         ratio=draw(st.floats(0.5, 5.0)),
         shared=draw(st.integers(0, 2)),
         activation=draw(inner_activations),
         dropout=draw(dropouts),
         jitter=draw(st.sampled_from([0.0, 0.1] if experts > 1 or z_weight else [0.0])),
+        noise=draw(st.sampled_from([0.0, 0.1] if experts > 1 or z_weight else [0.0])),
         capacity=draw(st.sampled_from([None, 0.3, 1.0] if top_k < experts else [None, 0.3])),
-        balance=draw(st.sampled_from(["loss", "bias", "none"] if top_k < experts else ["loss"])),
+        balance=balance,
         z_weight=z_weight,
     )
 
@@ -487,3 +491,38 @@ def test_the_bias_follows_the_load_of_all_processes(tmp_path: Path) -> None:
         child.join(60)
         assert child.exitcode == 0
     assert [told.get() for _ in children] == [[-1.0, 1.0]] * 2
+
+
+def test_a_load_of_first_choices() -> None:
+    """Counting first choices, the balance is 1 for an even router and E for a sure one, and padding does not count."""
+    moe = Moe(experts=4, top_k=2, balanced="first", balance_weight=1.0)
+    layer = started(moe.build(4), 0)
+    with torch.no_grad():
+        layer.router.weight.copy_(50.0 * torch.eye(4))
+    even_BTD = torch.eye(4, dtype=torch.float64)[None]
+    sure_BTD = even_BTD[:, :1].expand(-1, 8, -1)
+    close([layer(even_BTD)[1].losses["balance"]], [torch.ones((), dtype=torch.float64)])
+    close([layer(sure_BTD)[1].losses["balance"]], [torch.full((), 4.0, dtype=torch.float64)])
+    real_BT = torch.arange(12)[None] < 4
+    padded_BTD = torch.cat([even_BTD, sure_BTD], 1)
+    close([layer(padded_BTD, real_BT)[1].losses["balance"]], [torch.ones((), dtype=torch.float64)])
+    load_E = layer(sure_BTD)[1].stats["load"]
+    assert float(load_E[0]) == 0.5, "the load that is told counts all that are chosen"
+
+
+@torch.no_grad()
+def test_noise_of_the_router() -> None:
+    """In training logits get noise * N(0, 1) * softplus(W_n x), drawn anew at each step; in evaluation nothing."""
+    noisy, plain = (started(Moe(noise=noise).build(6), 0) for noise in (0.5, 0.0))
+    x_ND = randn(1, 4000, 6)
+    close([noisy.router(x_ND).logits_NE], [plain.router(x_ND).logits_NE])
+    noisy.train()
+    Streams(0).reseed(noisy, 3)
+    added_NE = noisy.router(x_ND).logits_NE - plain.router(x_ND).logits_NE
+    standard_NE = added_NE / (0.5 * torch.nn.functional.softplus(x_ND @ noisy.router.noise_weight.T))
+    assert abs(float(standard_NE.mean())) < 0.03
+    assert abs(float(standard_NE.std()) - 1.0) < 0.03
+    Streams(0).reseed(noisy, 3)
+    close([noisy.router(x_ND).logits_NE], [plain.router(x_ND).logits_NE + added_NE], tolerance=0.0)
+    Streams(0).reseed(noisy, 4)
+    assert not torch.equal(noisy.router(x_ND).logits_NE - plain.router(x_ND).logits_NE, added_NE)

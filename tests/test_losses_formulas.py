@@ -498,7 +498,8 @@ def test_choices_refused() -> None:
 
 def test_a_slot_of_values() -> None:
     """A system that compares values refuses a loss that reads something else, and says which."""
-    taken = {field.name: None for field in attrs.fields(Spatial)} | {"metrics": (1,), "position_loss": (Mse(),)}
+    taken = {f.name: None if f.default is attrs.NOTHING else f.default for f in attrs.fields(Spatial)}
+    taken |= {"metrics": (1,), "position_loss": (Mse(),)}
     with pytest.raises(ValueError, match="Bce reads scores; take a loss of values"):
         Spatial(**taken | {"expression_loss": (Mse(), Bce())})
 

@@ -12,10 +12,10 @@ from core.kinds import Aux, Layout, Residual
 from core.testing.draws import close, randn, started
 from core.testing.residual import ResidualLaws
 from core.train.loop import Trainer
+from plugins.backbones.cells import Block
 from plugins.residuals.layerscale import LayerScale
 from plugins.residuals.plain import Plain
 from plugins.residuals.rezero import ReZero
-from plugins.systems.spatial.network import Block
 from small import SMALL
 
 INITIAL = st.floats(-2, 2)

@@ -13,6 +13,7 @@ import core.cli.ablate.report
 import core.cli.ablate.run
 import core.study.drive
 from core.cli.ablate import HELP, VERBS
+from core.cli.ablate.usage import USAGE
 from core.study.drive import Ways, rung_of, seconds_of, verdicts_at_rung
 from core.study.drive import ways as ways_of
 from core.study.folder import append, read
@@ -59,7 +60,10 @@ class TestWords:
         """Help ends with 0 wherever it is asked, and names every verb and every flag of a study."""
         for words in (["--help"], ["-h"], ["help"], *([verb, "--help"] for verb in VERBS)):
             said = ablate(*words)
-            assert (said.code, said.out) == (0, HELP + "\n")
+            text = USAGE.get(words[0], HELP)
+            assert (said.code, said.out) == (0, text + "\n")
+            assert text.startswith("usage: core ablate")
+        assert {*VERBS} == {*USAGE, "run", "trial"}
         from core.study.said import FLAGS
 
         absent = {"name"} | {flag for flag in FLAGS if f"--{flag.replace('_', '-')}" not in HELP}
@@ -293,7 +297,7 @@ class TestChange:
         self, ablate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """`report --alpha` applies, tells what was known, and says nothing twice; shares may be percentages."""
-        monkeypatch.setattr(core.cli.ablate.report, "draw", lambda root, formats: 0)
+        monkeypatch.setattr(core.cli.ablate.report, "draw", lambda root, formats, out: 0)
         stored, table = made(tmp_path, systems=("spatial", "perturb"))
         both = [*scores(1.0, key="task/a"), *scores(1.0, key="task/b"), *scores(1.0)]
         put(table, stored.trials[0].id, both)

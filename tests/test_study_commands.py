@@ -150,9 +150,15 @@ def test_a_budget_that_cannot_be_matched_ends_with_6(
     monkeypatch.setattr(
         core.study.arms, "counted", lambda *_: Cost(parameters=next(costs), active=1, flops=1, by_part={})
     )
-    said = ablate(*WORDS, "--seeds", "1", "--match", "params", "--match-on", "nothing", "-o", tmp_path / "s")
+    said = ablate(*WORDS, "--seeds", "1", "--match", "params", "--match-on", "residual", "-o", tmp_path / "s")
     assert said.code == 6
-    assert said.err.startswith("core: E-BUDGET: ffn=moe4x2 has no number nothing that could be turned")
+    assert said.err.startswith("core: E-BUDGET: ffn=moe4x2 has no number residual that could be turned")
+    costs = count(100, 50)
+    said = ablate(*WORDS, "--seeds", "1", "--match", "params", "--match-on", "widht", "-o", tmp_path / "s")
+    assert (said.code, said.err) == (
+        2,
+        "core: --match-on: ffn=moe4x2 has no parameter 'widht'. Did you mean 'width'?\n",
+    )
     assert not (tmp_path / "s").exists()
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from core.study.folder import Stored
 from core.study.live import View
+from core.study.steps import claim, end
 from core.study.table import Table
 from core.study.task import Event
 from made import made, put, scores
@@ -55,7 +56,7 @@ def test_lines_where_there_is_no_terminal(study: tuple[Stored, Table], capsys: p
     assert lines[0].startswith(f"1/{len(stored.trials)} done {stored.trials[0].id} {stored.trials[0].arm}, seed 0")
     assert lines[1].endswith("left")
     assert lines[2].endswith("RuntimeError: boom")
-    assert view.failed == 1
+    assert lines[2].startswith(f"2/{len(stored.trials)} failed")
 
 
 def test_what_others_finish_is_counted(study: tuple[Stored, Table]) -> None:
@@ -66,7 +67,7 @@ def test_what_others_finish_is_counted(study: tuple[Stored, Table]) -> None:
         for trial in stored.trials[3:5]:
             put(table, trial.id, scores(0.5))
         work(view, table, [stored.trials[0].id], clock, 60.0)
-        assert view.done == 3
+        assert len(view.done) == 3
 
 
 def test_a_terminal_shows_counts_running_trials_and_intervals(study: tuple[Stored, Table]) -> None:
@@ -87,11 +88,31 @@ def test_a_terminal_shows_counts_running_trials_and_intervals(study: tuple[Store
     assert all(label in shown and text in shown for label, text in view.standing)
 
 
+def test_a_failed_attempt_is_nothing_done(study: tuple[Stored, Table], capsys: pytest.CaptureFixture[str]) -> None:
+    """A trial out of attempts counts as failed and no longer as work; one that is done is counted once."""
+    stored, table = study
+    name = stored.trials[0].id
+    with View(stored.root, stored, 1, quiet=False, clock=Clock(), console=console(False)) as view:
+        for attempt in (1, 2):
+            mine = claim(table, name)
+            end(table, name, mine.attempt, "failed", {"message": "boom\x1b[31m"})
+            view.tell(Event(kind="failed", trial=name, attempt=attempt, text="boom\x1b[31m"))
+            assert (len(view.done), len(view.lost)) == (0, attempt // 2)
+        for _ in range(2):
+            view.tell(Event(kind="done", trial=stored.trials[1].id, attempt=1))
+        assert len(view.done) == 1
+        view.tell(Event(kind="waiting", trial="", text="one trial may end"))
+    told = capsys.readouterr().err
+    assert "\x1b" not in told
+    assert f"1/{len(stored.trials)} done" in told
+    assert told.endswith("core: one trial may end\n")
+
+
 def test_the_rung_is_no_end(study: tuple[Stored, Table], capsys: pytest.CaptureFixture[str]) -> None:
     """Trials that come to the rung are told as that, and count as nothing done."""
     stored, _ = study
     with View(stored.root, stored, 1, quiet=False, clock=Clock(), console=console(False)) as view:
         view.tell(Event(kind="started", trial="f" * 16, attempt=1))
         view.tell(Event(kind="done", trial="f" * 16, attempt=1))
-    assert (view.done, view.at_rung) == (0, 1)
+    assert (view.done, view.at_rung) == (set(), 1)
     assert capsys.readouterr().err == "rung: 1 trials there\n"

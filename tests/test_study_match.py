@@ -106,8 +106,7 @@ def test_each_quantity_can_be_matched(what: str) -> None:
         ),
         (
             {"size": lambda w: w, "start": 4, "wanted": 9000, "key": "widht"},
-            "E-BUDGET: ffn=moe has no number widht that could be "
-            "turned to match parameters. Say another with --match-on KEY, or leave --match out",
+            "--match-on: ffn=moe has no parameter 'widht'. Did you mean 'width'?",
         ),
         (
             {"size": lambda w: w, "start": 4, "wanted": 9000, "key": ""},

@@ -14,6 +14,8 @@ VERBS = {
     "run": "train, evaluate and report one configuration",
     "ablate": "compare pieces over seeds: which help, at what cost, and how sure are we?",
     "resume": "go on with a run that was stopped or killed",
+    "data": "prepare data sets",
+    "push": "upload a prepared data set to the Hugging Face Hub",
     "report": "draw the report of a run anew",
     "list": "the pieces that are installed, by kind",
     "show": "one piece: its parameters, defaults and source",

@@ -35,7 +35,7 @@ SWITCHES = {
     "-h": "help", "--help": "help", "--dry-run": "dry", "--force": "force", "-q": "quiet", "--quiet": "quiet",
 }  # fmt: skip
 OPTIONS = {"-o": "out", "--out": "out", "--seeds": "seeds"}
-SLOTS = ("system", "data", "attention", "ffn", "gate", "residual", "path", "solver", "recipe")
+SLOTS = ("system", "data", "backbone", "attention", "ffn", "gate", "residual", "path", "solver", "recipe")
 
 
 def main(words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention, AttentionLayer, NoWeights
+from core.kinds.backbone import Backbone, Parts
 from core.kinds.data import Batch, Card, Data, Source, Split
 from core.kinds.encoder import Encoder, Tokens
 from core.kinds.executor import Executor
@@ -43,6 +44,7 @@ __all__ = [
     "Attention",
     "AttentionLayer",
     "Aux",
+    "Backbone",
     "Batch",
     "Card",
     "Data",
@@ -66,6 +68,7 @@ __all__ = [
     "Metric",
     "NoWeights",
     "Noise",
+    "Parts",
     "PathPoint",
     "Picture",
     "Places",

@@ -60,6 +60,19 @@ class Split(ABC):
     def batch(self, epoch: int, index: int) -> Batch:
         """One training batch; over an epoch every item comes exactly once."""
 
+    def share(self, epoch: int, rank: int = 0, ranks: int = 1, worker: int = 0, workers: int = 1) -> range:
+        """The batches of an epoch that one worker of one rank reads; all shares together are every batch once.
+
+        Shares are runs, so that whoever streams from files opens few of them; their lengths differ by one at most.
+
+        Raises:
+            ValueError: a rank or a worker that there is not.
+        """
+        if not (0 <= rank < ranks and 0 <= worker < workers):
+            raise ValueError(f"rank {rank} of {ranks}, worker {worker} of {workers}: both count from 0")
+        batches, mine, all_ = self.batches(epoch), rank * workers + worker, ranks * workers
+        return range(batches * mine // all_, batches * (mine + 1) // all_)
+
     @abstractmethod
     def units(self) -> Iterator[Batch]:
         """Every unit once, whole and in a fixed order, as batches of one set: what evaluation reads."""

@@ -78,10 +78,12 @@ class ValueLoss(Loss):
 
     Laws (`core.testing.loss.LossLaws`): finite and >= 0; 0 where prediction and target agree; padded items change
     neither value nor gradient; a set's share does not depend on its neighbours in the batch; the gradient of the
-    prediction agrees with finite differences.
+    prediction agrees with finite differences; `pose_free` is true.
     """
 
     reads = "values"
+    pose_free: ClassVar[bool] = False
+    """whether turning, mirroring or shifting a set of predicted places changes nothing"""
 
     @abstractmethod
     def __call__(self, predicted: Tensor, target: Tensor, real_BN: Tensor) -> dict[str, Tensor]:

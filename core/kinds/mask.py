@@ -6,7 +6,7 @@ B batch, Q query and S source tokens, P axes of space, k neighbours, C candidate
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
@@ -48,6 +48,8 @@ class Layout:
     place_BQP: Tensor | None = None
     place_BSP: Tensor | None = None
     """coordinates of queries and sources, anchors not counted; one sequence needs the first alone"""
+    memo: dict[str, Any] | None = None
+    """what masks found out in this forward pass, for the layers that ask the same; None: each layer finds out itself"""
     chance: Callable[[], float] | None = None
     """draws from U[0, 1) in training, each time anew; None in evaluation"""
 
@@ -72,6 +74,22 @@ class Layout:
             place_BQP=places[0],
             place_BSP=places[1],
         )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Clusters:
+    """Queries that share most of their sources, n clusters of q queries, and the U sources that one of them sees.
+
+    A cluster's weights are a small dense matrix, which costs less than to read each query's own list.
+    """
+
+    query_Bnq: Tensor
+    """indices; a query may stand twice to fill a cluster"""
+    place_BQ: Tensor
+    """where each query stands among the n * q"""
+    source_BnU: Tensor
+    """indices; what fills up is seen by none"""
+    visible_BnqU: Tensor
 
 
 @attrs.frozen(kw_only=True)
@@ -186,6 +204,11 @@ class Mask(Plugin):
     def listed(self) -> Tensor | None:
         """The visible sources of each query, (B, Q, C) or (1, Q, C), none twice and -1 for none; None where lists would
         not be short."""
+        return None
+
+    @property
+    def clustered(self) -> Clusters | None:
+        """What `listed` says, by groups of queries; None where there are no such groups."""
         return None
 
     @property

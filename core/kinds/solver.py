@@ -25,16 +25,21 @@ Noise = Callable[[Tree], Tree]
 class Solver(Plugin):
     """Integrates a state from times[0] to times[-1] and returns the last state only.
 
-    It calls the field exactly once a step for one-stage methods, so `steps` is what a user pays.
+    It calls the field exactly once a step for one-stage methods, so `steps` is what a user pays. No noise is left in
+    a sample: the last step, onto t = 1, ends in the data that the field's last answer stands for.
 
     Laws (`core.testing.solver.SolverLaws`): stated order of convergence on y' = -y (ODE solvers); exactly the field
-    calls that `calls` announces; a field that knows the data reaches them exactly; one seed, one sample.
+    calls that `calls` announces; a field that knows the data reaches them, on every path; one seed, one sample.
     """
 
     KIND: ClassVar[str] = "solver"
     wants: ClassVar[Target]
     """the terms in which the field must answer"""
-    stochastic: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def stochastic(self) -> bool:
+        """Whether it draws noise on the way."""
 
     @abstractmethod
     def calls(self, steps: int) -> int:
@@ -53,5 +58,6 @@ class Solver(Plugin):
         """The state at times[-1]. `times` rises strictly within [0, 1].
 
         Raises:
-            ValueError: a stochastic solver without `noise`, or times that do not rise.
+            ValueError: a stochastic solver without `noise`, times that do not rise, or a step that the path does not
+                allow.
         """

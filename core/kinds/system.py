@@ -83,12 +83,15 @@ class System(Plugin):
     """
 
     KIND: ClassVar[str] = "system"
-    headline: ClassVar[str] = ""
-    """`task/metric` of the score that a comparison is decided by unless its plan says otherwise"""
     trivial: ClassVar[tuple[str, ...]] = ()
     """arms of the evaluation that learn nothing from the data; the best of them is where a scale begins"""
     scaled_by: ClassVar[str] = ""
     """the knob by which a model is made a little larger or smaller, so that arms of a study may cost the same"""
+
+    @property
+    def headline(self) -> str:
+        """`task/metric` of the score that a comparison is decided by unless its plan says otherwise."""
+        return ""
 
     @abstractmethod
     def build(self, card: Card) -> nn.Module:

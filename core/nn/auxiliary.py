@@ -30,6 +30,11 @@ def tell(name: str, loss: Callable[[], Tensor]) -> None:
         heard.setdefault(name, []).append(loss())
 
 
+def heard() -> bool:
+    """Whether somebody listens to this forward pass."""
+    return _heard.get() is not None
+
+
 @contextmanager
 def listen() -> Iterator[dict[str, Tensor]]:
     """Inside the block `tell` is heard; an inner block keeps what it hears from the outer one.

@@ -16,8 +16,9 @@ from core.kinds import Card
 from core.names import near
 from core.study.ask import Asked
 from core.study.design import Cell, Grid, label
-from core.study.estimate import step_seconds
+from core.study.estimate import step_ratio
 from core.study.match import Matched, match
+from core.study.spans import rung_of
 from core.train.cost import Cost, counted
 from core.words import spell
 
@@ -94,12 +95,11 @@ class Arms:
         """axes that are slots, whose levels are names of pieces; a list of pieces is none"""
         self.base = self._resolved(grid.baseline)
         self.card = opener.card(self.base)
-        self.pace: float | None = None
-        """seconds of a step of the baseline, once somebody asked"""
+        self._refuse_rung()
 
     def metric(self, said: str) -> str:
         """The primary metric, `task/metric`; a bare metric means the task of the system's own."""
-        own = type(self.base.root.system).headline
+        own = self.base.root.system.headline
         if not said:
             if not own:
                 raise UserError(f"system {self.system} names no primary metric; say --metric TASK/METRIC")
@@ -125,6 +125,14 @@ class Arms:
             "name": card.name, "fingerprint": card.fingerprint, "sizes": dict(card.sizes), "splits": dict(card.splits),
             "facts": {key: spell(value) for key, value in card.facts.items()},
         }  # fmt: skip
+
+    def _refuse_rung(self) -> None:
+        """A rung that no training comes to stops nothing."""
+        stop, steps = self.asked.resolved.settings["run.stop"], self.base.root.train.steps
+        if steps and rung_of(stop.value) >= steps:
+            raise UserError(
+                f"run.stop: {stop.value} is no rung of a training of {steps} steps; choose an earlier ({stop.origin})"
+            )
 
     def trivial(self) -> tuple[str, ...]:
         """Arms of the system's evaluation that learn nothing."""
@@ -250,9 +258,20 @@ class Arms:
         total = self.base.root.train.steps
         if not total:
             raise UserError("E-BUDGET: --match time turns train.steps, and the baseline's length is said in epochs")
-        if self.pace is None:
-            self.pace = step_seconds(self.base)[0]
-        steps = max(1, round(total * self.pace / step_seconds(fit.resolved)[0]))
+        tolerance = self.asked.study.budget.tolerance
+        longer, error = step_ratio(fit.resolved, self.base, tolerance)
+        if error > tolerance:
+            raise UserError(
+                f"E-BUDGET: {self.grid.name(cell)}: a step takes {longer:.3g} times the baseline's, give or take "
+                f"{error:.1%} on this machine as it is now, so arms cannot be matched within {tolerance:.2%}. Let "
+                "other work end first, raise --tolerance, or match another quantity"
+            )
+        steps = max(1, round(total / longer))
+        if abs(steps * longer / total - 1) > tolerance:
+            raise UserError(
+                f"E-BUDGET: {self.grid.name(cell)}: no whole number of steps takes as long as the baseline's {total} "
+                f"within {tolerance:.2%}: {steps} come nearest. Train longer, or raise --tolerance"
+            )
         over = {"train.steps": (steps, "matched by time")}
         return attrs.evolve(fit, resolved=self._resolved(cell, over), turned={"train.steps": steps})
 

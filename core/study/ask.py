@@ -19,6 +19,7 @@ from core.study.axes import Axis, make_axis
 from core.study.design import Grid, lay_out
 from core.study.said import FLAGS, Exclusion, Words, from_file
 from core.study.settings import Study
+from core.study.spans import rung_of, seconds_of
 
 MOST_SEEDS = 10_000
 
@@ -72,6 +73,12 @@ def ask(file: str | None, words: Mapping[str, tuple[Any, str]], registry: Regist
     said.hear(words)
     flags = tuple(f"--{flag.replace('_', '-')}" for flag in FLAGS)
     resolved = resolve(Study, [Layer("study", said.settings), Layer("CLI", said.flags, flags)], registry)
+    for key, read in (("run.timeout", seconds_of), ("run.stop", rung_of)):
+        setting = resolved.settings[key]
+        try:
+            read(setting.value)
+        except UserError as error:
+            raise UserError(f"{error} ({setting.origin})") from None
     axes = tuple(make_axis(key, values, origin) for key, (values, origin) in sorted(said.axes.items()))
     blocks = _blocks(resolved.root.blocks, resolved.settings["blocks"].origin)
     _refuse_twice(said, axes, resolved, blocks)
@@ -81,7 +88,7 @@ def ask(file: str | None, words: Mapping[str, tuple[Any, str]], registry: Regist
         axes=axes,
         tasks={name: Layer(f"task {name}", entries) for name, entries in said.tasks.items()},
         baseline=_baseline(said, axes),
-        fixed=(env_layer(os.environ), Layer("study", said.fixed)),
+        fixed=(env_layer(os.environ), Layer("study", said.fixed, flags)),
         exclude=tuple(said.exclude),
         cells=tuple(said.cells),
         seeds=seeds_of(resolved.root.seeds, resolved.settings["seeds"].origin),

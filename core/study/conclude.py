@@ -39,7 +39,7 @@ def conclude(stored: Stored, table: Table) -> Findings:
     value = stored.value
     systems = _systems(stored, seen)
     counts = _counts(stored, seen)
-    scales = _scales(systems, stored.first["trivial"])
+    scales = _scales(systems, stored.first.get("trivial", {}))
     audited, trouble = _audited(stored, table)
     return Findings(
         title=value("title") or stored.root.resolve().name,
@@ -243,7 +243,7 @@ def _scores(systems: Sequence[SystemFound], label: str) -> dict[str, list[float 
 
 def _scales(systems: Sequence[SystemFound], trivial: Mapping[str, Sequence[str]]) -> dict[str, Scale] | None:
     """System -> its scale; None where any has none."""
-    scales = {s.system: scale for s in systems if (scale := _scale(s, trivial[s.system])) is not None}
+    scales = {s.system: scale for s in systems if (scale := _scale(s, trivial.get(s.system, ()))) is not None}
     return scales if len(scales) == len(systems) else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 import attrs
 
 from core.config import resolve_part
-from core.errors import UserError
 from core.identity import digest
 from core.kinds import Executor
 from core.registry import installed
 from core.study.folder import Stored, read
 from core.study.orphans import Limits
 from core.study.runner import Runner
+from core.study.spans import rung_of, seconds_of
 from core.study.stats.futility import futile
 from core.study.steps import stop
 from core.study.store import Store
@@ -28,7 +27,6 @@ from core.study.trial import RESOLVED, State
 from core.study.work import AUDIT, INTERIM, audit_identity, interim_identity
 
 Tell = Callable[[Event], None]
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @attrs.frozen(kw_only=True)
@@ -79,34 +77,6 @@ def executor_of(name: str, slots: int, threads: int, gpus: Sequence[int]) -> Exe
     shorter = {"slots": slots, "threads": threads, "gpus": [*gpus]}
     said = {key: value for key, value in shorter.items() if value}
     return resolve_part("executor", found.row.qualified, {**found.values, **said})
-
-
-def seconds_of(text: str) -> float | None:
-    """`90s`, `30m`, `2h` as seconds; None for an empty text.
-
-    Raises:
-        UserError: no length of time.
-    """
-    if not text:
-        return None
-    hit = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*", text)
-    if hit is None or float(hit[1]) == 0:
-        raise UserError(f"run.timeout: {text!r} is no length of time; write 90s, 30m or 2h")
-    return float(hit[1]) * _UNITS[hit[2]]
-
-
-def rung_of(text: str) -> int:
-    """`futility@200` as 200; 0 for `none`.
-
-    Raises:
-        UserError: neither.
-    """
-    if text in ("", "none"):
-        return 0
-    hit = re.fullmatch(r"futility@([1-9][0-9]{0,11})", text)
-    if hit is None:
-        raise UserError(f"run.stop: {text!r} is neither none nor futility@STEP, futility@200")
-    return int(hit[1])
 
 
 def drive(root: Path, how: Ways, tell: Tell) -> tuple[int, str]:

@@ -58,7 +58,7 @@ def _seen(table: Table, of: TrialOf) -> Seen:
         trial=trial,
         metrics=result.metrics if result else {},
         measured=result.measured if result else {},
-        message="" if result else _stopped(table, trial) or _failed(table, trial),
+        message="" if result else _stopped(table, trial) or _damaged(trial) or failure(table, trial),
     )
 
 
@@ -68,7 +68,11 @@ def _stopped(table: Table, trial: Trial) -> str:
     return str(_load(table, trial.id, "stopped.json").get("message") or "stopped; the reason can no longer be read")
 
 
-def _failed(table: Table, trial: Trial) -> str:
+def _damaged(trial: Trial) -> str:
+    return "its result is damaged; the next runner makes it again" if trial.damaged else ""
+
+
+def failure(table: Table, trial: Trial) -> str:
     """How the last attempt that failed did so; one that the user interrupted after it says nothing."""
     for attempt in range(trial.attempt, 0, -1):
         for how in ("failed", "crashed", "timeout"):

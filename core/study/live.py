@@ -17,13 +17,14 @@ from rich.text import Text
 from core.errors import UserError
 from core.study.findings import Findings
 from core.study.folder import Stored
+from core.study.report.words import clean
 from core.study.scan import Scanner
 from core.study.spans import spell_seconds
 from core.study.table import Table
 from core.study.task import Event
-from core.study.trial import RESOLVED
+from core.study.trial import RESOLVED, State
 
-PLAIN = "done", "cached", "failed", "crashed", "timeout", "conflict", "unclaimed"
+PLAIN = "done", "cached", "failed", "crashed", "timeout", "conflict", "unclaimed", "waiting"
 """events that are told a line each where there is no terminal"""
 LATE = 5.0
 """seconds after which the table is counted again"""
@@ -48,7 +49,12 @@ class View:
         self.of = {trial.id: trial for trial in stored.trials}
         self.running: dict[str, float] = {}
         self.took: list[float] = []
-        self.done = self.failed = self.total = 0
+        self.done: set[str] = set()
+        """trials with a result, or whose arm was given up"""
+        self.lost: set[str] = set()
+        """trials out of attempts"""
+        self.total = 0
+        self.notice = ""
         self.at_rung = 0
         """trials that have come to the rung at which arms may be stopped"""
         self.standing: list[tuple[str, str]] = []
@@ -59,7 +65,7 @@ class View:
         self._count()
         if not self.quiet and self.console.is_terminal:
             self._judge()
-            self.live = Live(self._drawn(), console=self.console, refresh_per_second=4, transient=True)
+            self.live = Live(get_renderable=self._drawn, console=self.console, refresh_per_second=4, transient=True)
             self.live.__enter__()
         return self
 
@@ -71,21 +77,23 @@ class View:
 
     def tell(self, event: Event) -> None:
         """One event of the runner."""
-        if event.kind == "started":
+        if event.kind == "waiting":
+            self.notice = event.text
+        elif event.kind == "started":
             self.running[event.trial] = self.clock()
         else:
             began = self.running.pop(event.trial, None)
             if event.trial not in self.of:
                 self.at_rung += event.kind == "done"
             elif event.kind in ("done", "cached"):
-                self.done += 1
+                self.done.add(event.trial)
                 if self.clock() - self.counted > LATE:  # others may be at work too
                     self._count()
                 if event.kind == "done" and began is not None:
                     self.took.append(self.clock() - began)
-            elif event.kind in ("failed", "crashed", "timeout", "conflict", "unclaimed"):
-                self.failed += 1
-        if self.quiet:
+            elif self.scanner.look(event.trial).state is State.EXHAUSTED:
+                self.lost.add(event.trial)
+        if self.quiet and event.kind != "waiting":
             return
         if self.live is None:
             if event.kind in PLAIN:
@@ -93,7 +101,7 @@ class View:
             return
         if event.kind in ("done", "cached") and event.trial in self.of:
             self._judge()
-        self.live.update(self._drawn())
+        self.live.refresh()
 
     def left(self) -> float | None:
         """Seconds until the end, by the median trial; None before one is done."""
@@ -102,9 +110,11 @@ class View:
         each = statistics.median(self.took)
         now = self.clock()
         begun = sum(min(each, now - begin) for begin in self.running.values())
-        return max(0.0, (self.total - self.done) * each - begun) / self.slots
+        return max(0.0, (self.total - len(self.done) - len(self.lost)) * each - begun) / self.slots
 
     def _line(self, event: Event) -> str:
+        if event.kind == "waiting":
+            return f"core: {event.text}"
         trial = self.of.get(event.trial)
         if trial is None:
             return f"rung: {self.at_rung} trials there" if event.kind == "done" else f"rung: {event.kind} {event.text}"
@@ -112,13 +122,14 @@ class View:
         left = self.left()
         rest = f", about {spell_seconds(left)} left" if left is not None and event.kind in ("done", "cached") else ""
         text = f": {event.text.strip().rpartition(chr(10))[2]}" if event.text and event.kind != "done" else ""
-        return f"{self.done}/{self.total} {event.kind} {event.trial} {name}{text}{rest}"
+        return clean(f"{len(self.done)}/{self.total} {event.kind} {event.trial} {name}{text}{rest}")
 
     def _count(self) -> None:
         seen = self.scanner.scan()
         self.counted = self.clock()
         self.total = len(seen)
-        self.done = sum(trial.state in RESOLVED for trial in seen.values())
+        self.lost = {name for name, trial in seen.items() if trial.state is State.EXHAUSTED}
+        self.done = {name for name, trial in seen.items() if trial.state in RESOLVED} - self.lost
 
     def _judge(self) -> None:
         """How each arm stands; a study that cannot be judged yet stands nowhere."""
@@ -134,11 +145,13 @@ class View:
         grid = Grid.grid(padding=(0, 2))
         left = self.left()
         grid.add_row(
-            Text(f"{self.done} of {self.total} done" + (f", {self.at_rung} at the rung" if self.at_rung else "")),
-            Text(f"{len(self.running)} running" + (f", {self.failed} failed attempts" if self.failed else "")),
+            Text(f"{len(self.done)} of {self.total} done" + (f", {self.at_rung} at the rung" if self.at_rung else "")),
+            Text(f"{len(self.running)} running" + (f", {len(self.lost)} failed" if self.lost else "")),
             Text(f"about {spell_seconds(left)} left" if left is not None else ""),
         )
-        for trial, began in self.running.items():
+        if self.notice:
+            grid.add_row(Text("  note"), Text(self.notice))
+        for trial, began in [*self.running.items()]:  # drawn by a thread of its own, so that seconds pass
             of = self.of.get(trial)
             name = f"{of.arm} seed {of.seed}" if of else trial
             grid.add_row(Text("  runs"), Text(name), Text(spell_seconds(self.clock() - began)))

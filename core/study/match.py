@@ -9,6 +9,7 @@ import attrs
 
 from core.config import Resolved
 from core.errors import UserError
+from core.names import near
 from core.train.cost import Cost
 
 COUNTED = {"params": "parameters", "active": "active parameters", "flops": "FLOPs a step"}
@@ -58,6 +59,9 @@ def match(
     if amount(start.cost, what) == wanted:
         return start
     setting = start.resolved.settings.get(key)
+    if key and setting is None:
+        known = [path for path, s in start.resolved.settings.items() if type(s.value) in (int, float)]
+        raise UserError(f"--match-on: {name} has no parameter {key!r}.{near(key, known)}")
     if setting is None or isinstance(setting.value, bool) or not isinstance(setting.value, (int, float)):
         raise UserError(
             f"E-BUDGET: {name} has no number {key or '(the system names none)'} that could be turned to match "

@@ -77,6 +77,7 @@ class Runner:
         self._asked_store: set[str] = set()
         self._orphans = Orphans(table, self.limits, clock)
         self._signals: list[int] = []
+        self._waiting = False
 
     def run(self) -> int:
         """Start and await trials until all are resolved or nothing more can be started.
@@ -211,6 +212,12 @@ class Runner:
 
     def _wind_down(self) -> int | None:
         """After a signal: the first Ctrl-C lets children end by themselves, the second or SIGTERM asks them to."""
+        if self._tasks and not self._waiting and signal.SIGTERM not in self._signals:
+            self._waiting = True
+            count = len(self._tasks)
+            what = "the trial that runs" if count == 1 else f"the {count} trials that run"
+            text = f"no new trial is started; {what} may end (Ctrl-C again: stop now)"
+            self.tell(Event(kind="waiting", trial="", text=text))
         if signal.SIGTERM in self._signals or self._signals.count(signal.SIGINT) > 1:
             for task in self._tasks.values():
                 task.stop(self._clock(), "interrupted")

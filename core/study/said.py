@@ -18,7 +18,9 @@ from core.choices import Layer, flatten
 from core.errors import UserError
 from core.layers import file_layer
 from core.names import Text, near, split
+from core.params import fields
 from core.study.axes import spoken
+from core.study.settings import Study
 
 SCHEMA = 1
 FLAGS = {
@@ -32,7 +34,7 @@ FLAGS = {
 """flag of `core ablate` -> key of a study file"""
 FREE = "axes", "set", "baseline", "tasks"
 """tables whose keys are a run's own"""
-PERCENT = "budget.tolerance", "analysis.mde", "analysis.margin"
+PERCENT = "budget.tolerance", "analysis.alpha", "analysis.mde", "analysis.margin", "analysis.power"
 LISTS = "system", "analysis.metric"
 """settings of which a file may give one without brackets"""
 Said = tuple[Any, str]
@@ -102,7 +104,7 @@ def share(key: str, value: Any, origin: str) -> Any:
     Raises:
         UserError: a percentage that is no number.
     """
-    if key in PERCENT and isinstance(value, str) and (hit := re.fullmatch(r"\s*([0-9.]+)\s*%\s*", value)):
+    if key in PERCENT and isinstance(value, str) and (hit := re.fullmatch(r"\s*([-+]?[0-9.]+)\s*%\s*", value)):
         try:
             return float(hit[1]) / 100
         except ValueError:
@@ -133,6 +135,7 @@ def from_file(file: str) -> Words:
         if not isinstance(values, list):
             raise UserError(f'{where(f"axes.{key}")}: the axis {key} is a list of levels, ["dense", "moe4x2"]')
         words.axes[key] = ([_typed(value) for value in values], where(f"axes.{key}"))
+    _refuse_strange(doc, where)
     if isinstance(doc.get("design"), dict):
         words.exclude = _exclusions(doc["design"].pop("exclude", []), where)
         words.cells = _cells(doc["design"].pop("cells", []), where)
@@ -175,6 +178,17 @@ def _check_schema(schema: Any, origin: str) -> None:
         raise UserError(f"{origin}: schema {schema} is of a newer cellcore; this one reads {SCHEMA}. Update cellcore")
     if type(schema) is not int or schema != SCHEMA:
         raise UserError(f"{origin}: schema {schema!r} is none; write schema = {SCHEMA}")
+
+
+def _refuse_strange(doc: Mapping[str, Any], where: _Where) -> None:
+    """Refuse a table or key that a study file does not have."""
+    known = ["schema", "name", *(f.name for f in fields(Study) if f.name != "title"), *FREE]
+    for key in doc:
+        if key not in known:
+            raise UserError(
+                f"{where(key)}: a study file has no {key}.{near(key, known)} There are: {', '.join(known)}; what all "
+                "arms share stands in [set]"
+            )
 
 
 def _tasks(tables: Mapping[str, Any], where: _Where) -> dict[str, dict[str, Said]]:

@@ -25,8 +25,17 @@ class Budget:
         "give every arm the baseline's parameters, active parameters, FLOPs a step, or (by fewer or more steps) time; "
         "none and steps: the same steps, whatever an arm costs",
     )
-    on: str = knob("", "the parameter that is turned until an arm matches; empty: what the system names")
-    tolerance: float = knob(0.02, "largest relative difference that counts as matched", gt=0.0, lt=1.0)
+    on: str = knob(
+        "", "the parameter that is turned until an arm matches; empty: what the system names",
+        acts="match=params|active|flops",
+    )  # fmt: skip
+    tolerance: float = knob(
+        0.02,
+        "largest relative difference that counts as matched",
+        gt=0.0,
+        lt=1.0,
+        acts="match=params|active|flops|time",
+    )
 
 
 @params

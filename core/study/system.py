@@ -93,7 +93,7 @@ class SystemOf:
         larger = self.larger if larger is None else larger
         a, b = self.scores(base, key), self.scores(label, key)
         splits = self.stored.first["data"].get(self.name, {}).get("splits", {})
-        if self.stored.first["splits_anew"] and splits.get("train") and splits.get("test"):
+        if self.stored.first.get("splits_anew") and splits.get("train") and splits.get("test"):
             return nadeau_bengio(
                 a, b, n_test=splits["test"], n_train=splits["train"], larger_is_better=larger, alpha=self.alpha
             )

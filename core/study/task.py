@@ -35,7 +35,7 @@ class Event:
 
     kind: str
     """started, done, cached, failed, crashed, timeout, interrupted, conflict; taken: another runner was faster;
-    unclaimed: the process ended before it claimed its trial"""
+    unclaimed: the process ended before it claimed its trial; waiting: the runner was asked to end, and trials run"""
     trial: str
     attempt: int = 0
     code: int | None = None

@@ -56,6 +56,11 @@ class Trial:
     damaged: bool = False
     """there is a result whose bytes have changed; it counts as absent"""
 
+    @property
+    def word(self) -> str:
+        """How it stands, for people: a trial whose result was damaged would otherwise seem to run."""
+        return "damaged" if self.damaged else str(self.state)
+
 
 @attrs.define
 class Files:

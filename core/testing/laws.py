@@ -54,6 +54,7 @@ MORE: dict[str, str] = {
     "recipe": "a recipe is a set of choices; `core run --recipe NAME --dry-run` resolves it",
     "data": "subclass core.testing.data.DataLaws and say which data are judged, and which differ from them",
     "encoder": "subclass core.testing.encoder.EncoderLaws and say which card and fields it reads",
+    "backbone": "subclass core.testing.backbone.BackboneLaws and say which card, fields and parts it is built from",
     "tracker": "subclass core.testing.outer.TrackerLaws and say how a track is read back",
     "coupling": "there are no laws of couplings yet",
     "extractor": "there are no laws of extractors yet",

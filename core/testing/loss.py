@@ -85,6 +85,19 @@ class LossLaws:
 
         assert torch.autograd.gradcheck(total, [predicted.requires_grad_()])
 
+    @law
+    @given(sets=sizes, items=sizes, axes=st.integers(1, 4), seed=seeds)
+    def test_pose(self, loss: ValueLoss, sets: int, items: int, axes: int, seed: int) -> None:
+        """A loss that calls itself free of the pose is the same for a prediction turned, mirrored and shifted."""
+        if not loss.pose_free:
+            return
+        predicted, target, real = draw(sets, items, axes, seed)
+        generator = torch.Generator().manual_seed(seed)
+        turn = torch.linalg.qr(torch.randn(axes, axes, dtype=torch.float64, generator=generator))[0]
+        moved = predicted @ turn + torch.randn(sets, 1, axes, dtype=torch.float64, generator=generator)
+        for name, value in loss(moved, target, real).items():
+            torch.testing.assert_close(value, loss(predicted, target, real)[name])
+
     def test_meta(self, loss: ValueLoss) -> None:
         """It runs on the meta device, forward and backward, for shapes and FLOPs."""
         predicted = torch.empty(2, 5, 3, device="meta", requires_grad=True)

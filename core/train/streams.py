@@ -62,6 +62,15 @@ class Stochastic(nn.Module):
         # Not by setattr, in which a module first looks through its parameters: there are dozens of these a step.
         self.__dict__["_place"] = (name, seed, step)
 
+    def mark(self) -> tuple[tuple[str, int, int] | None, Tensor]:
+        """Where the module's stream stands, for `go_back`."""
+        return self._place, self._generator.get_state()
+
+    def go_back(self, mark: tuple[tuple[str, int, int] | None, Tensor]) -> None:
+        """The next draw is the one that followed `mark`."""
+        self.__dict__["_place"] = mark[0]
+        self._generator.set_state(mark[1])
+
     def uniform(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
         """U[0, 1) of a shape on `like`'s device, drawn on the CPU so that devices agree."""
         if like.is_meta:

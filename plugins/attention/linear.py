@@ -40,6 +40,7 @@ class Linear(Attention):
 
     heads: int = knob(8, "number of heads; must divide the width", ge=1)
     features: Literal["softmax", "elu"] = knob("softmax", "feature map of queries and keys")
+    bias: bool = knob(True, "queries, keys and values have biases")
     dropout: float = knob(0.0, "share of output channels dropped in training", ge=0.0, lt=1.0)
     gate: Gate = slot("none", "scales what a head read")
 
@@ -47,7 +48,8 @@ class Linear(Attention):
         return LinearLayer(self, width)
 
     def params(self, width: int) -> int:
-        return 4 * width * (width + 1) + self.gate.params(width, self.heads, head_width(width, self.heads))
+        own = 4 * width * width + (4 if self.bias else 1) * width
+        return own + self.gate.params(width, self.heads, head_width(width, self.heads))
 
     def flops(self, width: int, queries: int, sources: int | None = None) -> int:
         head, read = head_width(width, self.heads), queries if sources is None else sources
@@ -64,9 +66,9 @@ class LinearLayer(nn.Module):
         super().__init__()
         head = head_width(width, plugin.heads)
         self.plugin = plugin
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.query = nn.Linear(width, width, bias=plugin.bias)
+        self.key = nn.Linear(width, width, bias=plugin.bias)
+        self.value = nn.Linear(width, width, bias=plugin.bias)
         self.output = nn.Linear(width, width)
         self.gate = plugin.gate.build(width, plugin.heads, head)
         self.dropout = Dropout(plugin.dropout)

@@ -57,6 +57,7 @@ class AnnDataFile:
             )
         self._obs = self._read("obs")
         self.genes = tuple(str(gene) for gene in self._read("var").index)
+        self.names = self._obs.index.to_numpy(dtype=object).astype(str).astype(object)
         self.shape = (len(self._obs), len(self.genes))
         self.obs: list[str] = [str(column) for column in self._obs.columns]
         self.obsm: list[str] = sorted(self._file["obsm"]) if "obsm" in self._file else []
@@ -121,6 +122,14 @@ class AnnDataFile:
         out = sp.csr_matrix(values).astype(np.float32)
         out.sum_duplicates()
         return out
+
+    def is_sparse(self, where: str) -> bool:
+        """Whether a matrix is stored without its zeros."""
+        return where in self._file and self._file[where].attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
+
+    def by_column(self, where: str) -> bool:
+        """Whether a matrix is stored by column, so that no row can be read alone."""
+        return where in self._file and self._file[where].attrs.get("encoding-type") == "csc_matrix"
 
     def lines(self, where: str, index: np.ndarray | slice, *, sparse: bool) -> Any:
         """Rows of a matrix on disk, in rising order."""

@@ -8,23 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import attrs
-import numpy as np
 
 from core.errors import UserError
 from core.kinds.data import Data
 from core.names import near
 from core.params import group, knob, params
 from plugins.data.anndata_file import AnnDataFile
-from plugins.data.cells import CellTable, ordered
+from plugins.data.cells import CellTable
+from plugins.data.columns import cell_types, positions, sections
 from plugins.data.cut import Cut
 from plugins.data.prepare import Prepare
 from plugins.data.sets import CellSource, Sets
-
-SECTION, CELL_TYPE = "section", "cell_type"
-"""columns of `obs` that are read where no other is named"""
 
 
 @final
@@ -59,14 +56,14 @@ class H5ad(Data):
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         file = AnnDataFile(path)
-        section_n, sections, section_said = self._sections(file)
-        type_n, types, type_said = self._types(file)
+        section_n, names, section_said = sections(file, self.section)
+        type_n, types, type_said = cell_types(file, self.cell_type)
         matrix = f"layers/{self.layer}" if self.layer else "X"
         table = CellTable(
             counts=file.matrix(matrix, backed=self.backed),
-            position_nP=_positions(file, self.position),
+            position_nP=positions(file, self.position),
             section_n=section_n,
-            sections=sections,
+            sections=names,
             type_n=type_n,
             types=types,
             genes=file.genes,
@@ -97,28 +94,6 @@ class H5ad(Data):
             said=said,
         )
 
-    def _sections(self, file: AnnDataFile) -> tuple[np.ndarray, tuple[str, ...], str]:
-        """Codes, names, and where they are from."""
-        key = self.section or SECTION
-        if not self.section and key not in file.obs:
-            columns = ", ".join(file.obs) or "none"
-            said = f"no column {SECTION!r} in obs, so all cells are one section (columns: {columns})"
-            return np.zeros(file.shape[0], np.int64), ("all",), said
-        codes_n, names = _codes(file, key, "section")
-        if (codes_n < 0).any():
-            raise UserError(
-                f"{file.name}: obs[{key!r}] names no section for {int((codes_n < 0).sum())} of {len(codes_n)} cells: "
-                "fill the column or remove these cells, or name another column with `section`"
-            )
-        return codes_n, names, f"obs[{key!r}]" + ("" if self.section else ", found by its name")
-
-    def _types(self, file: AnnDataFile) -> tuple[np.ndarray, tuple[str, ...], str]:
-        key = self.cell_type or CELL_TYPE
-        if not self.cell_type and key not in file.obs:
-            return np.full(file.shape[0], -1), (), f"none: no column {CELL_TYPE!r} in obs"
-        codes_n, names = _codes(file, key, "cell_type")
-        return codes_n, names, f"obs[{key!r}]" + ("" if self.cell_type else ", found by its name")
-
 
 def _found(path: str) -> Path:
     file = Path(path).expanduser()
@@ -136,37 +111,3 @@ def _found(path: str) -> Path:
             f"{near(file.name, beside)}"
         )
     return file
-
-
-def _codes(file: AnnDataFile, key: str, knob_name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Codes of a column of `obs` into its sorted names; -1 where it says nothing."""
-    if key not in file.obs:
-        columns = ", ".join(file.obs) or "none"
-        raise UserError(
-            f"{file.name}: obs has no column {key!r}; set `{knob_name}` to one of: {columns}.{near(key, file.obs)}"
-        )
-    values_n, missing_n = file.column(key)
-    named = [None if gone else str(value) for value, gone in zip(values_n, missing_n, strict=True)]
-    names = ordered({name for name in named if name is not None})
-    place = {name: code for code, name in enumerate(names)}
-    return np.array([-1 if name is None else place[name] for name in named], np.int64), names
-
-
-def _positions(file: AnnDataFile, key: str) -> np.ndarray:
-    listed = ", ".join(file.obsm) or "none"
-    if key not in file.obsm:
-        raise UserError(
-            f"{file.name}: obsm has no key {key!r}; set `position` to the key of the positions in tissue (there is: "
-            f"{listed}).{near(key, file.obsm)} Where they stand in columns of obs, add them and save the file: "
-            f'adata.obsm["spatial"] = adata.obs[["x", "y"]].to_numpy()'
-        )
-    values: Any = np.asarray(file.embedding(key))
-    cells = file.shape[0]
-    if values.shape not in ((cells, 2), (cells, 3)):
-        raise UserError(
-            f"{file.name}: obsm[{key!r}] is of shape {values.shape}, and positions are {cells} x 2 or {cells} x 3: "
-            f"name another key with `position` (there is: {listed})"
-        )
-    if values.dtype.kind not in "buif":
-        raise UserError(f"{file.name}: obsm[{key!r}] holds {values.dtype}, not numbers: save it as floats")
-    return values.astype(np.float64)

@@ -10,7 +10,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, final
+from typing import Any, Literal, final
 
 import attrs
 import numpy as np
@@ -22,6 +22,7 @@ from core.train.streams import Streams
 from plugins.data.cells import CellTable
 from plugins.data.cut import Cut, divide
 from plugins.data.prepare import Preparation, Prepare, fit, survey
+from plugins.data.tiles import patches
 
 SPLITS = ("train", "valid", "test")
 
@@ -35,6 +36,26 @@ class Sets:
         512, "most cells of a set; a section's cells are dealt evenly over as few sets as that takes", ge=2
     )
     per_batch: int = knob(2, "sets of a batch", ge=1)
+    draw: Literal["random", "patch", "section"] = knob(
+        "random",
+        "which cells of a section make a set: any, drawn anew each epoch; neighbours, cut anew each epoch; or all",
+    )
+
+    def count(self, cells: int) -> int:
+        """Sets that so many cells of a section make."""
+        return 1 if self.draw == "section" else math.ceil(cells / self.size)
+
+    def deal(self, position_nP: np.ndarray, generator: torch.Generator) -> list[np.ndarray]:
+        """Cells of a section in sets, as indices into them; each cell is in exactly one."""
+        cells = len(position_nP)
+        if self.draw == "patch":
+            seed = int(torch.randint(2**62, (), generator=generator))
+            return patches(position_nP, self.count(cells), np.random.default_rng(seed))
+        return np.array_split(torch.randperm(cells, generator=generator).numpy(), self.count(cells))
+
+    def largest(self, cells: np.ndarray) -> int:
+        """Cells of the largest set that sections of so many cells make."""
+        return int(max(math.ceil(count / self.count(count)) for count in cells.tolist()))
 
 
 class Truth(ABC):
@@ -61,7 +82,7 @@ class CellSplit(Split):
         self._plan: tuple[int, list[np.ndarray]] | None = None
 
     def batches(self, epoch: int) -> int:
-        sets = sum(math.ceil(len(part) / self._source.sets.size) for part in self._parts)
+        sets = sum(self._source.sets.count(len(part)) for part in self._parts)
         return math.ceil(sets / self._source.sets.per_batch)
 
     def batch(self, epoch: int, index: int) -> Batch:
@@ -85,8 +106,7 @@ class CellSplit(Split):
         generator = self._streams.generator("order", epoch)
         sets = []
         for part in self._parts:
-            shuffled = part[torch.randperm(len(part), generator=generator).numpy()]
-            sets += np.array_split(shuffled, math.ceil(len(part) / self._source.sets.size))
+            sets += [part[chosen] for chosen in self._source.sets.deal(self._source.table.position_nP[part], generator)]
         return [sets[i] for i in torch.randperm(len(sets), generator=generator).tolist()]
 
 
@@ -208,7 +228,8 @@ class CellSource(Source):
     def _describe(self, name: str, said: Mapping[str, Any], identity: str) -> Card:
         table, rows = self.table, self._division.rows
         train = np.bincount(table.section_n[rows["train"]])
-        sets = np.ceil(train[train > 0] / self.sets.size)
+        train = train[train > 0]
+        sets = sum(map(self.sets.count, train.tolist()))
         sections = {
             section: {"cells": int((table.section_n == code).sum())}
             | {name: int((table.section_n[rows[name]] == code).sum()) for name in SPLITS}
@@ -233,8 +254,8 @@ class CellSource(Source):
                 "genes": len(table.genes),
                 "dims": table.dims,
                 "cell_types": len(table.types),
-                "set_size": int(np.ceil(train[train > 0] / sets).max()),
-                "sets_per_batch": min(self.sets.per_batch, int(sets.sum())),
+                "set_size": self.sets.largest(train),
+                "sets_per_batch": min(self.sets.per_batch, sets),
             },
             splits={name: len(rows[name]) for name in SPLITS},
             fingerprint=hashlib.sha256(identity.encode()).hexdigest(),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -34,6 +37,8 @@ class Local(Executor):
     gpus: tuple[int | str, ...] = knob((), "GPUs by number or UUID, divided over the runs; empty: those that are seen")
 
     def capacity(self) -> int:
+        if self.gpus:
+            _refuse_absent(self.gpus)
         if isinstance(self.slots, int):
             return self.slots
         return len(self.gpus) or max(1, _cores() // (self.threads or 1))
@@ -87,6 +92,30 @@ class _Process(Running):
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
+
+
+def _refuse_absent(gpus: Sequence[int | str]) -> None:
+    """Refuse GPUs that this machine does not have: runs would take the CPU without a word."""
+    count = _gpus()
+    absent = [gpu for gpu in gpus if count == 0 or (isinstance(gpu, int) and gpu >= count)]
+    # Numbers of GPUs that a batch system hides are the machine's, not counted from 0 here.
+    if absent and (count == 0 or "CUDA_VISIBLE_DEVICES" not in os.environ):
+        raise UserError(
+            f"E-NOSLOT: GPU {absent[0]} is not there: this machine shows {count or 'no'} GPU{'s' * (count > 1)}. "
+            "Nothing was started; choose others with --gpus, or leave it out to use the CPU"
+        )
+
+
+@functools.cache
+def _gpus() -> int:
+    """GPUs that CUDA, or HIP, shows to this process; asked of the driver, as torch takes seconds to import."""
+    for library, begin, count in (("libcuda.so.1", "cuInit", "cuDeviceGetCount"),
+                                  ("libamdhip64.so", "hipInit", "hipGetDeviceCount")):  # fmt: skip
+        with contextlib.suppress(OSError, AttributeError):
+            driver, found = ctypes.CDLL(library), ctypes.c_int()
+            if getattr(driver, begin)(0) == 0 and getattr(driver, count)(ctypes.byref(found)) == 0 and found.value:
+                return found.value
+    return 0
 
 
 def _cores() -> int:

@@ -11,8 +11,10 @@ from typing import Literal
 import attrs
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.nn.recompute import repeating
 from core.train.between import BetweenSteps
 from core.train.streams import Stochastic
 from plugins.ffn._grouped import Spans
@@ -39,14 +41,25 @@ class Router(BetweenSteps, nn.Module):
     moves by `rate` towards experts with less than the mean load of the step: b += rate sign(mean load - load) (Wang et
     al. 2024, arXiv:2408.15664, algorithm 1; there b is added to a sigmoid of the logit, which orders huge logits no
     longer). b is part of the state and no parameter: no gradient, no weight decay, no averaging.
+
+    With `noise`, logits get noise * N(0, 1) * softplus(W_n x) in training, for choosing, weighing and balancing alike
+    (Shazeer et al. 2017, arXiv:1701.06538, eq. 4).
     """
 
     def __init__(
-        self, width: int, experts: int, top_k: int, balance: Literal["loss", "bias", "none"], rate: float
+        self,
+        width: int,
+        experts: int,
+        top_k: int,
+        balance: Literal["loss", "bias", "none"],
+        rate: float,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
-        self.top_k, self.rate = top_k, rate
+        self.top_k, self.rate, self.noise = top_k, rate, noise
         self.weight = nn.Parameter(torch.empty(experts, width))
+        self.noise_weight = nn.Parameter(torch.empty(experts, width)) if noise > 0.0 else None
+        self.normal = Normal()
         self.register_buffer("offset_E", torch.zeros(experts) if balance == "bias" else None)
         self.offset_E: Tensor | None
         self._seen_E: Tensor | None = None
@@ -55,13 +68,19 @@ class Router(BetweenSteps, nn.Module):
     def reset_parameters(self) -> None:
         """Weights as those of a linear layer, no expert preferred."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.noise_weight is not None:
+            nn.init.kaiming_uniform_(self.noise_weight, a=math.sqrt(5))
         if self.offset_E is not None:
             self.offset_E.zero_()
 
     def forward(self, x_ND: Tensor) -> Choice:
         """The choice for tokens `x_ND` of float32 or wider: rounding would send tokens to other experts."""
         with torch.autocast("cpu" if x_ND.is_meta else x_ND.device.type, enabled=False):
-            logits_NE = (x_ND @ self.weight.to(x_ND.dtype).T).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+            logits_NE = x_ND @ self.weight.to(x_ND.dtype).T
+            if self.training and self.noise_weight is not None:
+                spread_NE = F.softplus(x_ND @ self.noise_weight.to(x_ND.dtype).T)
+                logits_NE = logits_NE + self.noise * self.normal(logits_NE) * spread_NE
+            logits_NE = logits_NE.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         if self.offset_E is None:
             chosen_NK, expert_NK = logits_NE.topk(self.top_k, dim=-1)
         else:
@@ -70,8 +89,8 @@ class Router(BetweenSteps, nn.Module):
         return Choice(logits_NE, expert_NK, torch.softmax(chosen_NK, dim=-1))
 
     def count(self, counts_E: Tensor) -> None:
-        """Note how many tokens of a training pass chose each expert."""
-        if self.offset_E is not None:
+        """Note how many tokens of a training pass chose each expert; a pass that is repeated counts once."""
+        if self.offset_E is not None and not repeating():
             self._seen_E = counts_E if self._seen_E is None else self._seen_E + counts_E
 
     def step_taken(self) -> None:
@@ -83,6 +102,15 @@ class Router(BetweenSteps, nn.Module):
         # Whole numbers, as a rounded mean would tip an even load to one side.
         self.offset_E += self.rate * torch.sign(seen_E.sum() - len(seen_E) * seen_E)
         self._seen_E = None
+
+
+class Normal(Stochastic):
+    """Standard normal numbers on the module's own stream."""
+
+    def forward(self, like: Tensor) -> Tensor:
+        # The middle of each of 2^24 equal parts of (0, 1), as the inverse has no value at the ends.
+        u = self.uniform(like.shape, like).double() + 2.0**-25
+        return torch.special.ndtri(u).to(like.dtype)
 
 
 class Jitter(Stochastic):

@@ -27,7 +27,7 @@ class Moe(FFN):
     """Top-k routed mixture of experts: each token is served by its `top_k` best experts only.
 
     y = sum over the chosen i of w_i E_i(x), w = softmax over the chosen logits of W_r x (Shazeer et al. 2017,
-    arXiv:1701.06538, eq. 3 and 5 without the noise term), plus the shared experts of x where there are any (Dai et al.
+    arXiv:1701.06538, eq. 3 and 5), plus the shared experts of x where there are any (Dai et al.
     2024, arXiv:2401.06066, eq. 9). All experts together are as wide as a dense network of the same `ratio`, so that
     arms have equal size and a token pays its own experts' share of it.
 
@@ -54,6 +54,12 @@ class Moe(FFN):
         lt=1.0,
         source="Fedus et al. 2022, arXiv:2101.03961, appendix C",
     )
+    noise: float = knob(
+        0.0,
+        "scale of learned noise on the logits in training; 0: none",
+        ge=0.0,
+        source="Shazeer et al. 2017, eq. 4",
+    )
     capacity: float | None = knob(
         None,
         "tokens that an expert serves at most in training, in even shares; none: no limit",
@@ -69,6 +75,12 @@ class Moe(FFN):
         gt=0.0,
         source="Fedus et al. 2022, eq. 4",
         acts="balance=loss and top_k!=experts",
+    )
+    balanced: Literal["chosen", "first"] = knob(
+        "chosen",
+        "what the balance loss counts as an expert's load: all tokens that chose it, or those that want it most",
+        source="first: Fedus et al. 2022, eq. 5",
+        acts="balance=loss and top_k!=experts and top_k!=1",
     )
     bias_rate: float = knob(
         0.004,
@@ -101,7 +113,8 @@ class Moe(FFN):
         return MoeLayer(self, width)
 
     def params(self, width: int) -> int:
-        return self.experts * (width + self._size(width, 1)) + (self._size(width, self.shared) if self.shared else 0)
+        routed = self.experts * (width * (2 if self.noise > 0.0 else 1) + self._size(width, 1))
+        return routed + (self._size(width, self.shared) if self.shared else 0)
 
     def flops(self, width: int, tokens: int) -> int:
         matrices = 3 if self.activation == "swiglu" else 2
@@ -125,7 +138,7 @@ class MoeLayer(RoutedLayer, nn.Module):
     def __init__(self, plugin: Moe, width: int) -> None:
         super().__init__()
         self.plugin = plugin
-        self.router = Router(width, plugin.experts, plugin.top_k, plugin.balance, plugin.bias_rate)
+        self.router = Router(width, plugin.experts, plugin.top_k, plugin.balance, plugin.bias_rate, plugin.noise)
         self.jitter = Jitter(plugin.jitter)
         self.experts = Experts(plugin, width)
         self.shared: nn.Module | None = None
@@ -138,9 +151,9 @@ class MoeLayer(RoutedLayer, nn.Module):
         """Tokens after their experts, (B, T, D), of the dtype of `x_BTD`.
 
         `Aux.losses` has `balance` and `router_z`, weighted. Unweighted, `balance` is 1 where the router is even and
-        E / top_k where a sure router sends all tokens to the same experts; an unsure one can lie below 1, as load and
-        probability need not agree. `Aux.stats` has `load` (E,), the share of assignments that chose each expert, and
-        with a capacity `dropped`, the share of assignments that found no room.
+        E / top_k where a sure router sends all tokens to the same experts (E where first choices count); an unsure one
+        can lie below 1, as load and probability need not agree. `Aux.stats` has `load` (E,), the share of assignments
+        that chose each expert, and with a capacity `dropped`, the share of assignments that found no room.
 
         Args:
             x_BTD: tokens.
@@ -177,12 +190,21 @@ class MoeLayer(RoutedLayer, nn.Module):
         losses, stats = {}, {"load": load_E}
         if plugin.balance == "loss":
             mean_E = torch.softmax(logits_NE, dim=-1).sum(dim=0) / tokens
-            losses["balance"] = plugin.balance_weight * plugin.experts * (load_E * mean_E).sum()
+            told_E = _first(choice, plugin.experts) if plugin.balanced == "first" else load_E
+            losses["balance"] = plugin.balance_weight * plugin.experts * (told_E * mean_E).sum()
         if plugin.z_weight > 0.0:
             losses["router_z"] = plugin.z_weight * torch.logsumexp(logits_NE, dim=-1).square().sum() / tokens
         if plugin.capacity is not None:
             stats["dropped"] = logits_NE.new_full((), plan.dropped)
         return Aux(losses=losses, stats=stats)
+
+
+def _first(choice: Choice, experts: int) -> Tensor:
+    """Share of tokens (E,) that want an expert most."""
+    first_N = choice.expert_NK[:, 0]
+    if first_N.is_meta:
+        return choice.logits_NE.new_empty(experts)
+    return torch.bincount(first_N, minlength=experts).to(choice.logits_NE.dtype) / max(1, len(first_N))
 
 
 class Experts(nn.Module):

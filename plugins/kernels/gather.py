@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.kernel import Kernel, Request
-from core.kinds.mask import Mask
+from core.kinds.mask import Clusters, Mask
 from core.params import params
 from plugins.kernels.reference import without_padding
 
@@ -23,7 +23,8 @@ class Gather(Kernel):
     """Attention under a mask that lists the sources of each query: neighbours, aligned windows.
 
     O(Q * C) time and memory, any sparsifier; keys and values are copied for every query, so it pays where lists are
-    much shorter than the sources (a mask lists nothing otherwise).
+    much shorter than the sources (a mask lists nothing otherwise). Where the mask knows clusters of queries that share
+    sources, softmax is taken in a dense matrix a cluster, with keys and values copied once for each.
     """
 
     priority: ClassVar[int] = 16
@@ -53,6 +54,8 @@ class Gather(Kernel):
         if listed.shape[-1] == 0 or q_BHQK.numel() == 0 or k_BHSK.shape[2] == 0:
             return q_BHQK.new_zeros(*q_BHQK.shape[:3], v_BHSV.shape[-1])
         k_BHSK, v_BHSV = without_padding(k_BHSK, v_BHSV, real_BS)
+        if mask.clustered is not None and getattr(sparsifier, "fused", False):
+            return _by_clusters(q_BHQK, k_BHSK, v_BHSV, mask.clustered, real_BS)
         batch, sources = len(q_BHQK), k_BHSK.shape[2]
         listed_BQC = listed.to(q_BHQK.device).expand(batch, -1, -1)
         flat_BQC = listed_BQC.clamp(min=0) + sources * torch.arange(batch, device=q_BHQK.device)[:, None, None]
@@ -71,6 +74,22 @@ class Gather(Kernel):
             weights_BHQC = sparsifier(logits_BHQC, visible_BQC[:, None])
             out_NH1V = weights_BHQC.transpose(1, 2).flatten(0, 1)[:, :, None] @ v_NHCV
         return out_NH1V[:, :, 0].unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _by_clusters(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, clusters: Clusters, real_BS: Tensor | None) -> Tensor:
+    """Softmax attention inside clusters of queries, each over all sources that one of its queries sees."""
+    batch, sources, queries = len(q_BHQK), k_BHSK.shape[2], q_BHQK.shape[2]
+    set_B11 = torch.arange(batch)[:, None, None]
+    source_BnU = clusters.source_BnU + sources * set_B11
+    visible_BnqU = clusters.visible_BnqU
+    if real_BS is not None:
+        visible_BnqU = visible_BnqU & real_BS.flatten()[source_BnU][:, :, None]
+    q_NHqK = _read(q_BHQK, clusters.query_Bnq + queries * set_B11)
+    k_NHUK, v_NHUV = (_read(t, source_BnU) for t in (k_BHSK, v_BHSV))
+    out_NHqV = F.scaled_dot_product_attention(q_NHqK, k_NHUK, v_NHUV, attn_mask=visible_BnqU.flatten(0, 1)[:, None])
+    rows_BmHV = out_NHqV.transpose(1, 2).flatten(0, 1).unflatten(0, (batch, -1))
+    place_BQ11 = clusters.place_BQ[..., None, None].expand(-1, -1, *rows_BmHV.shape[2:])
+    return rows_BmHV.gather(1, place_BQ11).transpose(1, 2)
 
 
 def _read(t_BHSK: Tensor, flat_BQC: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class DistanceMse(ValueLoss):
     Distances come from differences of coordinates, never from `|a|^2 + |b|^2 - 2ab`, whose rounding error grows with
     the distance from the origin; no centring is needed, as the difference of two nearby numbers is exact.
     """
+
+    pose_free: ClassVar[bool] = True
 
     rows: int = knob(256, "rows of the distance matrix held in memory, over all sets of a batch", ge=1, identity=False)
 

@@ -5,16 +5,26 @@ B batch, Q query and S source tokens, P axes of space, k neighbours, A anchors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
+import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
-from core.kinds.mask import Band, Banded, Layout, Mask
+from core.kinds.mask import Band, Banded, Clusters, Layout, Mask
 from core.params import knob, params
 from plugins.masks._near import SHORT
 
 CHUNK = 1 << 22
 """pairs whose distances are held at a time"""
+FEW = 512
+"""sources below which all distances are quicker than a tree"""
+CLUSTER = 64
+"""queries of a cluster"""
+SPARE = 8
+"""candidates of a tree beyond those asked, so that equals at the end are seen"""
 
 
 @params
@@ -22,10 +32,11 @@ class Neighbours(Mask):
     """Query q sees the k real sources nearest to it, itself among them in self attention; all where there are fewer.
 
     The data says who they are (`Layout.nearest_BQk`, of which the first k count), so that attention costs O(Q k); or it
-    gives coordinates (`place_BQP`, `place_BSP`), and Euclidean neighbours are searched in every call, in O(Q S) time
-    and O(S) memory. Of equally near sources the one with the lower index comes first; where all sources lie at one
-    place, as they do where places are not known yet, a query sees them all. Not symmetric: to be seen by one's
-    neighbour takes that neighbour's list.
+    gives coordinates (`place_BQP`, `place_BSP`), and Euclidean neighbours are searched once a forward pass (`memo`): on
+    a CPU by a k-d tree in O((Q + S) log S), among few sources and elsewhere by all distances in O(Q S), in O(S) memory.
+    Near queries are put into clusters then, as they share their neighbours. Of equally near sources the one with the
+    lower index comes first; where all sources lie at one place, as they do where places are not known yet, a query sees
+    them all. Not symmetric: to be seen by one's neighbour takes that neighbour's list.
     """
 
     k: int = knob(16, "sources that a query sees", ge=1)
@@ -51,7 +62,9 @@ class Neighbours(Mask):
                 )
             if _tied(place_BSP, real_BS):
                 return Banded(rule=Band()).behind(layout.anchors)
-            index_BQk = nearest(layout.place_BQP, place_BSP, real_BS, self.k)
+            place_BQP = layout.place_BQP
+            found = _remembered(layout, self.k, lambda: _found(place_BQP, place_BSP, real_BS, self.k))
+            return found.behind(layout.anchors)
         else:
             raise ValueError(
                 "neighbours must know who is near, and these tokens have neither lists of neighbours nor places; in "
@@ -66,6 +79,7 @@ class Listed(Mask):
 
     index_BQk: Tensor
     sources: int
+    clusters: Clusters | None = None
 
     def sees(self, q: Tensor, s: Tensor) -> Tensor:
         seen = torch.zeros(
@@ -77,6 +91,10 @@ class Listed(Mask):
 
     def without_window(self) -> Mask:
         return Banded(rule=Band())
+
+    @property
+    def clustered(self) -> Clusters | None:
+        return self.clusters
 
     @property
     def listed(self) -> Tensor | None:
@@ -92,14 +110,103 @@ def _tied(place_BSP: Tensor, real_BS: Tensor | None) -> bool:
     return not bool((low_BP < place_BSP.masked_fill(~real_BS1, -torch.inf).amax(1)).any())
 
 
+def _found(place_BQP: Tensor, place_BSP: Tensor, real_BS: Tensor | None, k: int) -> Listed:
+    index_BQk, sources = nearest(place_BQP, place_BSP, real_BS, k), place_BSP.shape[1]
+    short = index_BQk.shape[-1] * SHORT <= sources
+    crowded = index_BQk.device.type == "cpu" and min(place_BQP.shape[1], sources) >= FEW and short
+    return Listed(
+        index_BQk=index_BQk, sources=sources, clusters=_clusters(place_BQP, index_BQk, sources) if crowded else None
+    )
+
+
+def _clusters(place_BQP: Tensor, index_BQk: Tensor, sources: int) -> Clusters | None:
+    """Queries by the leaves of a k-d tree; None where their sources together are no fewer than a third of all."""
+    batch, queries = index_BQk.shape[:2]
+    count = -(-queries // CLUSTER)
+    members, unions = [], []
+    for b in range(batch):
+        where_QP = place_BQP[b].detach().double().nan_to_num(0.0, 0.0, 0.0).numpy()
+        order_Q = np.asarray(cKDTree(where_QP, leafsize=CLUSTER).indices)
+        filled = np.append(order_Q, np.full(count * CLUSTER - queries, order_Q[-1]))
+        members.append(filled.reshape(count, CLUSTER))
+        lists_Qk = index_BQk[b].numpy()
+        unions.append([np.unique(lists_Qk[rows]) for rows in members[-1]])
+        unions[-1] = [seen[seen >= 0] for seen in unions[-1]]
+    most = max(1, max(len(seen) for each in unions for seen in each))
+    if 3 * most > sources:
+        return None
+    source_BnU = np.zeros((batch, count, most), np.int64)
+    visible_BnqU = np.zeros((batch, count, CLUSTER, most), bool)
+    for b in range(batch):
+        lists_Qk = index_BQk[b].numpy()
+        for i, (rows, seen) in enumerate(zip(members[b], unions[b], strict=True)):
+            source_BnU[b, i, : len(seen)] = seen
+            query, column = np.nonzero(lists_Qk[rows] >= 0)
+            visible_BnqU[b, i, query, np.searchsorted(seen, lists_Qk[rows][query, column])] = True
+    query_Bnq = torch.from_numpy(np.stack(members).astype(np.int64))
+    place_BQ = torch.empty(batch, queries, dtype=torch.long)
+    stand_Bm = torch.arange(count * CLUSTER).expand(batch, -1)
+    place_BQ.scatter_(1, query_Bnq.flatten(1)[:, :queries], stand_Bm[:, :queries])
+    return Clusters(
+        query_Bnq=query_Bnq,
+        place_BQ=place_BQ,
+        source_BnU=torch.from_numpy(source_BnU),
+        visible_BnqU=torch.from_numpy(visible_BnqU),
+    )
+
+
+def _remembered(layout: Layout, k: int, find: Callable[[], Listed]) -> Listed:
+    """What was found for the very same tensors earlier in this forward pass, else what `find` finds."""
+    if layout.memo is None:
+        return find()
+    asked = (layout.place_BQP, layout.place_BSP, layout.real_BS)
+    versions = tuple(None if t is None else t._version for t in asked)
+    name = f"nearest {k} behind {layout.anchors}"
+    kept = layout.memo.get(name)
+    if kept is not None and kept[1] == versions and all(a is b for a, b in zip(kept[0], asked, strict=True)):
+        return kept[2]
+    found = find()
+    layout.memo[name] = (asked, versions, found)
+    return found
+
+
 def nearest(place_BQP: Tensor, place_BSP: Tensor, real_BS: Tensor | None, k: int) -> Tensor:
     """The k nearest real sources of each query, (B, Q, min(k, S)), nearest first, -1 where there are no more."""
-    k, chunk = min(k, place_BSP.shape[1]), max(1, CHUNK // max(1, place_BSP.shape[0] * place_BSP.shape[1]))
-    wide = torch.promote_types(place_BQP.dtype, torch.float32)
+    k = min(k, place_BSP.shape[1])
+    if place_BSP.shape[1] < FEW or place_BSP.device.type != "cpu" or SPARE + k >= place_BSP.shape[1]:
+        return _of_all(place_BQP, place_BSP, real_BS, k)
+    sets = []
+    for b in range(len(place_BSP)):
+        one = slice(b, b + 1)
+        real_1S = None if real_BS is None else real_BS[one]
+        sets.append(_of_tree(place_BQP[one].detach(), place_BSP[one].detach(), real_1S, k))
+    return torch.cat(sets)
+
+
+def _of_tree(place_1QP: Tensor, place_1SP: Tensor, real_1S: Tensor | None, k: int) -> Tensor:
+    """As `nearest` for one set: a few more candidates than asked, and all sources where equals may lie beyond them."""
+    real_S = torch.arange(place_1SP.shape[1]) if real_1S is None else real_1S[0].nonzero().squeeze(1)
+    source_RP = place_1SP[0, real_S].double()
+    if len(real_S) <= k + SPARE or not bool(torch.isfinite(source_RP).all()):
+        return _of_all(place_1QP, place_1SP, real_1S, k)
+    query_QP = place_1QP[0].double().nan_to_num(0.0, 0.0, 0.0)  # what is no number is padding, and reads nothing
+    apart_QC, near_QC = map(torch.from_numpy, cKDTree(source_RP.numpy()).query(query_QP.numpy(), k=k + SPARE))
+    near_QC, by_index_QC = near_QC.sort(dim=-1)
+    apart_QC, order_QC = apart_QC.gather(-1, by_index_QC).sort(dim=-1, stable=True)
+    index_Qk = real_S[near_QC.gather(-1, order_QC)[:, :k]]
+    open_Q = (apart_QC[:, -1] <= apart_QC[:, k - 1]).nonzero().squeeze(1)
+    if len(open_Q):
+        index_Qk[open_Q] = _of_all(place_1QP[:, open_Q], place_1SP, real_1S, k)[0]
+    return index_Qk[None]
+
+
+def _of_all(place_BQP: Tensor, place_BSP: Tensor, real_BS: Tensor | None, k: int) -> Tensor:
+    """As `nearest`, from all distances."""
+    chunk = max(1, CHUNK // max(1, place_BSP.shape[0] * place_BSP.shape[1]))
     found = []
     with torch.no_grad():
-        for part_BqP in place_BQP.to(wide).split(chunk, dim=1):
-            apart_BqS = torch.cdist(part_BqP, place_BSP.to(wide), compute_mode="donot_use_mm_for_euclid_dist")
+        for part_BqP in place_BQP.double().split(chunk, dim=1):
+            apart_BqS = torch.cdist(part_BqP, place_BSP.double(), compute_mode="donot_use_mm_for_euclid_dist")
             if real_BS is not None:
                 apart_BqS = apart_BqS.masked_fill(~real_BS[:, None], float("inf"))
             apart_Bqk, index_Bqk = (part[..., :k] for part in apart_BqS.sort(dim=-1, stable=True))

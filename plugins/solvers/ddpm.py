@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
-
-import attrs
-import torch
 
 from core.kinds.path import FlowPath, Target
 from core.kinds.solver import Field, Noise, Solver, Tree
 from core.params import params
-from plugins.solvers.euler import steps
+from plugins.solvers._gaussian import Shares, Step, follow
 
 
 @params
@@ -32,11 +28,15 @@ class Ddpm(Solver):
     A step's variance is that of one known x1, so with few steps samples spread too little: with a perfect predictor,
     data of unit variance and a cosine path, by 6 % at 50 even steps and by 1.6 % at 200.
 
-    Not to be confused with DDIM (Song et al. 2021), which keeps the noise it has and draws none.
+    Not to be confused with DDIM (Song et al. 2021), which keeps the noise it has and draws none: `ddim`, of which this
+    one is the case eta = 1.
     """
 
     wants: ClassVar[Target] = "data"
-    stochastic: ClassVar[bool] = True
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def calls(self, steps: int) -> int:
         return steps
@@ -53,48 +53,12 @@ class Ddpm(Solver):
         """The state at times[-1].
 
         Raises:
-            ValueError: no `noise`, a modality without a path, times that do not rise, or a path whose signal-to-noise
-                ratio falls on the way to the data.
+            ValueError: no `noise` where a step draws some, a modality without a path, times that do not rise, or a path
+                whose signal-to-noise ratio falls on the way to the data.
         """
-        if noise is None:
-            raise ValueError("ddpm draws noise at every step: pass `noise`, or choose a deterministic solver (euler)")
-        missing = sorted(state.keys() - paths.keys())
-        if missing:
-            raise ValueError(f"ddpm needs the path of every modality; none was given for {', '.join(missing)}")
-        # The whole schedule is worked out before the first field call, so that a bad one costs nothing.
-        plan = [(t, {name: _step(paths[name], t, later) for name in state}) for t, later in steps(times)]
-        for t, by_name in plan:
-            data = field(state, t)
-            mean = {name: by_name[name].mean(x, data[name]) for name, x in state.items()}
-            if any(step.std > 0 for step in by_name.values()):
-                fresh = noise(state)
-                mean = {name: x + by_name[name].std * fresh[name] for name, x in mean.items()}
-            state = mean
-        return state
+        return follow(field, state, times, paths, noise, _step, "ddpm")
 
 
-@attrs.frozen
-class _Step:
-    """One interval of one modality: c1 x_t + c2 data + std noise."""
-
-    c1: float
-    c2: float
-    std: float
-
-    def mean(self, x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
-        return self.c1 * x + self.c2 * data if self.c1 > 0 else self.c2 * data
-
-
-def _step(path: FlowPath, t: float, later: float) -> _Step:
-    both = torch.tensor([t, later], dtype=torch.float64)
-    (alpha, alpha_later), (sigma, sigma_later) = path.alpha(both).tolist(), path.sigma(both).tolist()
-    ratio, shrink = alpha / alpha_later, sigma_later / sigma
-    q = (ratio * shrink) ** 2
-    # q <= 1 as alpha rises and sigma falls; beyond what rounding can do, the path breaks its law.
-    if not q <= 1 + 1e-9:
-        raise ValueError(
-            f"{type(path).__name__} loses signal between t = {t} and t = {later} (signal-to-noise ratio falls by "
-            f"{q:.6g}): ancestral sampling needs alpha to rise and sigma to fall"
-        )
-    left = max(0.0, 1.0 - q)
-    return _Step(ratio * shrink**2, alpha_later * left, sigma_later * math.sqrt(left))
+def _step(at: Shares) -> Step:
+    ratio, shrink = at.alpha / at.alpha_later, at.sigma_later / at.sigma
+    return Step(ratio * shrink**2, at.alpha_later * at.left, at.spread)

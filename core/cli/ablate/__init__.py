@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from core.errors import UserError
 from core.names import near
@@ -37,7 +38,7 @@ how it is run
   -o, --out DIR                        the study's directory (runs/studies/HASH)
   --name TEXT                          what the report calls it
 
-verbs
+verbs (core ablate VERB --help)
   plan      cells, trials, parameters, FLOPs and power; nothing is run or written   (--quick: without torch)
   run       plan if new, then run; the default                                      (--dry-run: as plan; -q)
   work      one more runner on an existing study
@@ -74,7 +75,9 @@ def main(words: list[str]) -> int:
         known = [name for name in VERBS if name != "trial"]
         raise UserError(f"`core ablate` has no verb {rest[0]!r}.{near(rest[0], known)} Verbs: {', '.join(known)}")
     if any(word in ("-h", "--help") for word in rest):
-        print(HELP)
+        from core.cli.ablate.usage import USAGE
+
+        print(USAGE.get(verb, HELP))
         return 0
     try:
         return getattr(import_module(f"core.cli.ablate.{VERBS[verb]}"), verb)(rest)
@@ -82,4 +85,12 @@ def main(words: list[str]) -> int:
         code = CODES.get(str(error).partition(":")[0])
         if code is not None:
             error.exit_code = code
+        raise
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        from core.study.sealed import told
+
+        with told(Path(error.filename or "the study")):
+            raise OSError(error.errno, error.strerror or str(error)) from error
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,11 @@ def extend(words: list[str]) -> int:
     from core.study.plan import document, make_plan
     from core.study.spell import spell
 
-    asked = ask(str(root / "study.toml"), cli_layer(words[1:]).entries)
+    entries = cli_layer(words[1:]).entries
+    for key, (value, origin) in entries.items():
+        if key in stored.axes and "," not in str(value) and not str(value).startswith("+"):
+            raise UserError(f"{origin}: `extend` adds to the levels that are there; write +{value}")
+    asked = ask(str(root / "study.toml"), entries)
     plan = make_plan(asked, resolve_layers)
     doc = document(plan)
     there = {trial.id for trial in stored.trials}
@@ -218,6 +223,7 @@ def _record(root: Path, stored: Stored, changed: Mapping[str, Any], metrics: Map
     }  # fmt: skip
     conclude(attrs.evolve(stored, later=(*stored.later, change)), table)
     append(root, change)
+    print(f"core: {root} is judged otherwise from now on, and its reports tell so: {told}", file=sys.stderr)
 
 
 def _size(path: Path) -> int:

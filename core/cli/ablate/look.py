@@ -15,7 +15,9 @@ from core.cli.ablate.words import directory, trial_called
 from core.errors import UserError
 from core.study.conclude import conclude
 from core.study.folder import Stored, arm_file, command_of, read, whole
+from core.study.gather import failure
 from core.study.live import standing
+from core.study.report.words import clean
 from core.study.scan import Scanner
 from core.study.sealed import Damaged, load
 from core.study.spans import spell_seconds
@@ -31,12 +33,21 @@ def _opened(root: Path) -> tuple[Stored, Table, dict[str, Trial]]:
     return stored, table, Scanner(table).scan()
 
 
+UNDONE = State.FAILED, State.CRASHED, State.TIMEOUT, State.EXHAUSTED
+
+
+def _line(text: str) -> str:
+    """A message of a trial on one line, without what a terminal would obey."""
+    return clean(" ".join(text.split()))
+
+
 def status(words: list[str]) -> int:
     """Counts by state, and what is wrong; 0 where all is resolved, 3 where trials failed or wait."""
     root, _, said = directory(words, "status", switches={"--json": "json"})
     stored, table, seen = _opened(root)
     counts = Counter(str(trial.state) for trial in seen.values())
-    stale = [trial.id for trial in seen.values() if trial.state is State.RUNNING and not table.alive(trial)]
+    states = Counter(trial.word for trial in seen.values())
+    stale = [t.id for t in seen.values() if t.state is State.RUNNING and not t.damaged and not table.alive(t)]
     if "json" in said.switches:
         by_id = {trial.id: trial for trial in stored.trials}
         doc: dict[str, Any] = {
@@ -44,14 +55,15 @@ def status(words: list[str]) -> int:
             "stale": stale,
             "trials": [
                 {"id": t.id, "system": by_id[t.id].system, "arm": by_id[t.id].arm, "seed": by_id[t.id].seed,
-                 "block": by_id[t.id].block, "state": str(t.state), "attempt": t.attempt, "cached": t.cached}
+                 "block": by_id[t.id].block, "state": str(t.state), "attempt": t.attempt, "cached": t.cached,
+                 "damaged": t.damaged, "message": failure(table, t) if t.state in UNDONE else ""}
                 for t in seen.values() if t.id in by_id
             ],
         }  # fmt: skip
         print(json.dumps(doc, indent=1))
     else:
         print(f"study    {root}  (plan {stored.hash[:12]})")
-        print(f"planned  {len(seen)} trials: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
+        print(f"planned  {len(seen)} trials: " + ", ".join(f"{n} {name}" for name, n in sorted(states.items())))
         for name in stale:
             print(f"stale    {name}: its process is gone; the next runner takes it up")
         left = _left(table, seen)
@@ -63,8 +75,9 @@ def status(words: list[str]) -> int:
             print(f"so far   {error}")
         for trial in stored.trials:
             found = seen[trial.id]
-            if found.state in (State.FAILED, State.CRASHED, State.TIMEOUT, State.EXHAUSTED):
-                print(f"{found.state!s:9} {trial.id} {trial.arm}, seed {trial.seed}, {found.attempt} attempts")
+            if found.state in UNDONE:
+                name = f"{trial.arm}, seed {trial.seed}, {plural(found.attempt, 'attempt')}"
+                print(f"{found.state!s:9} {trial.id} {name}: {_line(failure(table, found))}")
     return 0 if counts.get("done", 0) + counts.get("stopped", 0) == len(seen) else 3
 
 
@@ -88,11 +101,17 @@ def show(words: list[str]) -> int:
     stored, table, seen = _opened(root)
     trial = trial_called(stored, more[0])
     state = seen[trial.id]
-    print(f"trial    {trial.id}  {state.state}, attempt {state.attempt} of {state.limit}")
+    print(f"trial    {trial.id}  {state.word}, attempt {state.attempt} of {state.limit}")
     print(f"arm      {trial.arm}  (system {trial.system})")
     print(f"seed     {trial.seed}" + (f", {stored.first['block_key']} = {trial.block}" if trial.block else ""))
     print(f"files    {table.folder(trial.id)}")
     print(f"repeat   {command_of(stored, trial).replace('arms/', f'{root}/arms/', 1)}")
+    why = failure(table, state)
+    if why and state.state is not State.DONE:
+        print(f"why      {_line(why)}")
+    output = table.folder(trial.id) / f"attempt.{state.attempt}" / "output.txt"
+    if output.exists():
+        print(f"log      {output}")
     result = table.result(trial.id)
     if result is not None:
         for score in result.metrics.get("scores", []):

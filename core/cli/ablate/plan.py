@@ -28,8 +28,20 @@ def plan(words: list[str]) -> int:
 
     made = make_plan(asked, resolve_layers)
     show(made)
+    refuse_weak(made, asked)
     print("\n".join(time_lines(made, asked.study.run)))
     return 0
+
+
+def refuse_weak(made: Plan, asked: Asked) -> None:
+    """Where it was asked for, refuse seeds that could find nothing but the coarsest difference.
+
+    Raises:
+        UserError: E-POWER.
+    """
+    if asked.study.analysis.require_power:
+        arms = [arm for arm in made.arms if arm.state == "planned"]
+        require_power(len(made.seeds) * len(made.blocks), len(arms) - len(made.metrics), made.settings)
 
 
 def time_lines(plan: Plan, how: RunSettings) -> list[str]:
@@ -38,23 +50,26 @@ def time_lines(plan: Plan, how: RunSettings) -> list[str]:
     from core.config import Layer
     from core.layers import text_layer
     from core.study.drive import executor_of
-    from core.study.estimate import STEPS, step_seconds
+    from core.study.estimate import STEPS, seconds_of_run
 
     seconds = 0.0
     for system in plan.metrics:
         arms = plan.running(system)
         base = resolve_layers([text_layer(arms[0].config, "the plan"), Layer("study", {"seed": (0, "study")})])
-        each, total = step_seconds(base)
+        each, total, end = seconds_of_run(base)
         pace = each / arms[0].cost["flops"]
         for trial in (trial for trial in plan.trials if trial.system == system):
             arm = next(arm for arm in arms if arm.label == trial.arm)
             steps = arm.matched.get("train.steps", total)
-            seconds += pace * arm.cost["flops"] * steps
-    slots = max(1, executor_of(how.executor, how.slots, how.threads, how.gpus).capacity())
+            seconds += pace * arm.cost["flops"] * steps + end
+    try:
+        slots = max(1, executor_of(how.executor, how.slots, how.threads, how.gpus).capacity())
+    except UserError:  # planned where it will not run, as on the login machine of a cluster
+        slots = how.slots or len(how.gpus) or 1
     places = f" on {slots} slots" if slots > 1 else ""
     return [
-        f"time        about {spell_seconds(seconds / slots)} of training{places}, by {STEPS} steps of each baseline on "
-        "this machine as it is now; evaluation and starts come on top"
+        f"time        about {spell_seconds(seconds / slots)} of training and evaluation{places}, by {STEPS} steps and "
+        "one evaluation of each baseline on this machine as it is now; the start of each trial comes on top"
     ]
 
 

@@ -10,19 +10,20 @@ from core.cli.ablate.words import directory
 def report(words: list[str]) -> int:
     """Draw the report anew, also of a study that is not finished."""
     options = {"--format": "format", "--metric": "analysis.metric", "--alpha": "analysis.alpha",
-               "--margin": "analysis.margin", "--mde": "analysis.mde"}  # fmt: skip
+               "--margin": "analysis.margin", "--mde": "analysis.mde", "-o": "out", "--out": "out"}  # fmt: skip
     root, _, said = directory(words, "report", options=options)
     formats = said.options.get("format")
-    changed = {key: value for key, value in said.options.items() if key != "format"}
+    changed = {key: value for key, value in said.options.items() if key not in ("format", "out")}
     if changed:
         from core.cli.ablate.change import change_analysis
 
         change_analysis(root, changed)
-    return draw(root, tuple(formats.split(",")) if formats else None)
+    out = said.options.get("out")
+    return draw(root, tuple(formats.split(",")) if formats else None, Path(out) if out else None)
 
 
-def draw(root: Path, formats: tuple[str, ...] | None = None) -> int:
-    """Write the report into the study's directory and print what it says; 0, or 3 where trials are missing."""
+def draw(root: Path, formats: tuple[str, ...] | None = None, out: Path | None = None) -> int:
+    """Write the report, into the study's directory or another, and print it; 0, or 3 where trials are missing."""
     from core.study.conclude import conclude
     from core.study.folder import read
     from core.study.report import FORMATS, write
@@ -31,7 +32,7 @@ def draw(root: Path, formats: tuple[str, ...] | None = None) -> int:
 
     stored = read(root)
     findings = conclude(stored, Table(root, attempts=stored.value("run.attempts")))
-    paths = write(findings, root, formats or FORMATS)
+    paths = write(findings, out or root, formats or FORMATS)
     show(findings)
     for path in paths:
         print(f"{path.suffix[1:]:8} {path}")

@@ -38,9 +38,7 @@ def run(words: list[str]) -> int:
     if "dry" in said.switches:
         planning.show(plan)
         return 0
-    if asked.study.analysis.require_power:
-        arms = [arm for arm in plan.arms if arm.state == "planned"]
-        planning.require_power(len(plan.seeds) * len(plan.blocks), len(arms) - len(plan.metrics), plan.settings)
+    planning.refuse_weak(plan, asked)
     doc = document(plan) | {"asked": word}
     root = Path(out) if out else HOME / design_hash(doc)[:16]
     from core.cli.ablate.change import note_analysis
@@ -49,7 +47,9 @@ def run(words: list[str]) -> int:
     note_analysis(root, read(root), doc)
     if "quiet" not in said.switches:
         planning.show(plan)
-        print(f"study       {root}\n", flush=True)
+        there = len(read(root).trials)
+        more = f", which holds {there} trials by now" if there != len(plan.trials) else ""
+        print(f"study       {root}{more}\n", flush=True)
     over = {key: value for key, (value, origin) in plan.settings.items() if key.startswith("run.")}
     return go(root, over, quiet="quiet" in said.switches)
 

@@ -12,7 +12,7 @@ from core.kinds import Batch, Evaluation, Metric, Score, Source, Tally
 from core.kinds.metric import key
 from core.score import CEILING, MODEL
 from plugins.systems.spatial import baselines
-from plugins.systems.spatial.network import MODALITIES
+from plugins.systems.spatial.fields import MODALITIES
 
 SAMPLE = f"{MODEL}, one sample"
 TASKS = {"position": "expression to position", "expression": "position to expression"}
@@ -55,18 +55,21 @@ class Judge:
 
         Args:
             unit: the truth, one set.
-            arms: the model's predictions by modality and arm.
+            arms: the model's predictions by modality and arm; only these modalities are scored.
             known: all training cells by modality, what the baselines learn from.
             source: asked for the best that could be done.
             generator: noise of the random baselines.
         """
         name, true = unit.units[0], cells_of(unit)
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        arms["position"] |= baselines.place(known["expression"], known["position"], true["expression"], rng)
-        arms["expression"] |= baselines.impute(known["expression"], known["position"], true["position"], rng)
+        if "position" in arms:
+            arms["position"] |= baselines.place(known["expression"], known["position"], true["expression"], rng)
+        if "expression" in arms:
+            arms["expression"] |= baselines.impute(known["expression"], known["position"], true["position"], rng)
         for modality, values in source.oracle(unit).items():
-            arms[modality][CEILING] = values
-            self.ceiling = True
+            if modality in arms:
+                arms[modality][CEILING] = values
+                self.ceiling = True
         for modality, by_arm in arms.items():
             for arm, values in by_arm.items():
                 fresh = [Tally(metric) for metric in self.metrics if metric.of == modality]
@@ -74,8 +77,8 @@ class Judge:
                     tally.update(name, values, true[modality])
         self._keep(name, unit, true, arms, source)
 
-    def evaluation(self) -> Evaluation:
-        """Everything that was scored."""
+    def evaluation(self, mean: str = "the mean that the network predicts from noise alone") -> Evaluation:
+        """Everything that was scored; `mean` says what the arm of the model is."""
         scores = tuple(
             Score(
                 task=TASKS[modality],
@@ -93,7 +96,7 @@ class Judge:
         )
         notes = [
             *self.notes,
-            f"'{MODEL}' is the mean that the network predicts from noise alone; '{SAMPLE}' is one draw by the solver, "
+            f"'{MODEL}' is {mean}; '{SAMPLE}' is one draw by the solver, "
             "as varied as real cells and therefore further from each of them.",
         ]
         if self.ceiling:
@@ -107,12 +110,15 @@ class Judge:
         """The arrays that the figures of a unit need; the genes shown are those the model does best on."""
         self.arrays[f"true/{name}"] = true["position"]
         self.arrays[f"type/{name}"] = unit.fields["cell_type"][0][unit.real_BN[0]].numpy()
-        self.arrays |= {f"placed/{arm}/{name}": values for arm, values in arms["position"].items()}
+        self.arrays |= {f"placed/{arm}/{name}": values for arm, values in arms.get("position", {}).items()}
+        if "cell_types" not in self.arrays:
+            self.arrays["cell_types"] = np.array(source.names("cell_types"), dtype=str)
+        if "expression" not in arms:
+            return
         names = np.array(source.names("genes"))
         if "genes" not in self.arrays:
             order = np.argsort(-_correlation(arms["expression"][MODEL], true["expression"]))
             self.arrays["genes"] = names[order[:SHOWN_GENES]]
-            self.arrays["cell_types"] = np.array(source.names("cell_types"), dtype=str)
         shown = [int(np.flatnonzero(names == gene)[0]) for gene in self.arrays["genes"]]
         self.arrays[f"expression_true/{name}"] = true["expression"][:, shown]
         self.arrays[f"expression_model/{name}"] = arms["expression"][MODEL][:, shown]

@@ -1,4 +1,4 @@
-"""The denoising network of the spatial system: a transformer over the cells of a set.
+"""A pre-norm transformer over the cells of a set, told the times by its norms.
 
 B sets, N cells, G genes, P axes of space, D width.
 """
@@ -6,11 +6,15 @@ B sets, N cells, G genes, P axes of space, D width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from core.kinds import FFN, Attention, Aux, Card, Encoder, Layout, Residual
+from core.kinds import FFN, Attention, Aux, Backbone, Card, Encoder, Layout, Parts, Residual
+from core.nn.padding import blanked, hiding
+from core.nn.recompute import recomputed
+from core.params import params
 from core.train.streams import Dropout
 
 FREQUENCIES = 16
@@ -19,11 +23,35 @@ FREQUENCIES = 16
 MODALITIES = ("expression", "position")
 
 
+@params
+class Cells(Backbone):
+    """Tokens of cells, pre-norm layers that every time scales and shifts, one read-out a modality."""
+
+    def build(self, card: Card, parts: Parts) -> nn.Module:
+        return Network(
+            card,
+            width=parts.width,
+            depth=parts.depth,
+            dropout=parts.dropout,
+            encoder=parts.encoder,
+            attention=parts.attention,
+            ffn=parts.ffn,
+            residual=parts.residual,
+            outputs=parts.outputs,
+            recompute=parts.recompute,
+        )
+
+
 class Network(nn.Module):
     """Noisy expression and positions, each at its own time, to clean ones.
 
     Every layer is told both times by scale and shift of its norms (Peebles & Xie 2023, arXiv:2212.09748, adaLN), and
     padding is respected in every layer. Outputs are raw: the system weighs them against the input.
+
+    Args:
+        outputs: by modality that is to be predicted, how many numbers a cell. A modality that is always given has no
+            read-out and no time.
+        recompute: keep only what enters a layer, and compute the rest again in the backward pass.
     """
 
     def __init__(
@@ -37,36 +65,44 @@ class Network(nn.Module):
         attention: Attention,
         ffn: FFN,
         residual: Residual,
+        outputs: Mapping[str, int],
+        recompute: bool,
     ) -> None:
         super().__init__()
+        self.noised = tuple(m for m in MODALITIES if m in outputs)
+        self.recompute = recompute
         self.encoder = encoder.build(card, width)
         self.time = nn.Sequential(
-            nn.Linear(2 * FREQUENCIES * len(MODALITIES), width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear(2 * FREQUENCIES * len(self.noised), width), nn.SiLU(), nn.Linear(width, width)
         )
         self.blocks = nn.ModuleList(Block(width, dropout, attention, ffn, residual) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.expression = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, card.sizes["genes"])
-        )
-        self.position = nn.Linear(width, card.sizes["dims"])
+        if "expression" in outputs:
+            self.expression = nn.Sequential(
+                nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs["expression"])
+            )
+        if "position" in outputs:
+            self.position = nn.Linear(width, outputs["position"])
 
     def forward(
         self, fields: dict[str, Tensor], times: dict[str, Tensor], real_BN: Tensor
     ) -> tuple[dict[str, Tensor], Aux]:
         """Raw outputs by modality and what the layers say beside them, both named by the layer."""
         hidden_BN = hiding(real_BN)
-        condition_BD = self.time(torch.cat([_waves(times[m]) for m in MODALITIES], -1))
+        fields = fields | {m: blanked(fields[m], hidden_BN) for m in MODALITIES}
+        condition_BD = self.time(torch.cat([_waves(times[m]) for m in self.noised], -1))
         x_BND = self.encoder(fields, real_BN).x_BTD
         # Attention may ask where cells are as far as the noise lets it be known; by default nothing does.
-        layout = Layout(place_BQP=fields["position"])
+        layout = Layout(place_BQP=fields["position"], memo={})
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            x_BND, aux = block(x_BND, condition_BD, hidden_BN, layout)
+            given = (x_BND, condition_BD, hidden_BN, layout)
+            x_BND, aux = recomputed(block, *given) if self.recompute else block(*given)
             losses |= {f"{name}/{i}": value for name, value in aux.losses.items()}
             stats |= {f"layer {i}/{name}": value for name, value in aux.stats.items()}
         x_BND = self.norm(x_BND)
-        return {"expression": self.expression(x_BND), "position": self.position(x_BND)}, Aux(losses, stats)
+        return {m: self.get_submodule(m)(x_BND) for m in self.noised}, Aux(losses, stats)
 
 
 class Block(nn.Module):
@@ -93,11 +129,6 @@ class Block(nn.Module):
         x_BND = self.residual_attention(x_BND, (1 + open_a) * self.dropout_attention(read))
         thought, aux = self.ffn(self.norm_ffn(x_BND) * (1 + scale_f) + shift_f, real_BN)
         return self.residual_ffn(x_BND, (1 + open_f) * self.dropout_ffn(thought)), aux
-
-
-def hiding(real_BN: Tensor) -> Tensor | None:
-    """`real_BN` where it hides something, else None, which every layer serves faster. Meta tensors hide nothing."""
-    return None if real_BN.is_meta or bool(real_BN.all()) else real_BN
 
 
 def _waves(t_B: Tensor) -> Tensor:

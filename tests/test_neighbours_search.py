@@ -1,0 +1,78 @@
+"""How neighbours are found among many cells, and attention by clusters, against all distances and single lists."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from core.kinds import Layout
+from core.testing.draws import close, coins, randn
+from plugins.kernels.gather import Gather
+from plugins.masks import neighbours
+from plugins.masks.neighbours import Listed, Neighbours, nearest
+from plugins.sparsifiers.softmax import Softmax
+
+few = settings(deadline=None, max_examples=8)
+CELLS = 700
+
+
+def places(kind: str, seed: int, sets: int, axes: int) -> Tensor:
+    """Cells at random, on a grid full of equal distances, or many at one place."""
+    found = randn(seed, sets, CELLS, axes).float()
+    return {"random": found, "grid": (4 * found).round(), "heaps": found.round() / 4}[kind]
+
+
+@few
+@given(st.sampled_from(["random", "grid", "heaps"]), st.integers(2, 3), st.integers(1, 20), st.booleans())
+def test_a_tree_finds_what_all_distances_find(kind: str, axes: int, k: int, padded: bool) -> None:
+    """The same neighbours in the same order, equals by index, padding never."""
+    place_BNP = places(kind, k, 2, axes)
+    real_BN = coins(k, 2, CELLS, heads=0.9) if padded else None
+    if real_BN is not None:
+        place_BNP = place_BNP.masked_fill(~real_BN[..., None], float("nan"))
+    found = nearest(place_BNP, place_BNP, real_BN, k)
+    wanted = neighbours._of_all(place_BNP, place_BNP, real_BN, k)
+    keep = torch.ones(2, CELLS, dtype=torch.bool) if real_BN is None else real_BN
+    assert torch.equal(found[keep], wanted[keep])
+
+
+@few
+@given(st.integers(1, 20), st.booleans(), st.integers(0, 9))
+def test_clusters_give_what_lists_give(k: int, padded: bool, seed: int) -> None:
+    """Values and gradients of attention by clusters are those of reading each query's own list."""
+    place_BNP, real_BN = places("random", seed, 2, 2), coins(seed, 2, CELLS, heads=0.9) if padded else None
+    layout = Layout(queries=CELLS, sources=CELLS, apart=False, place_BQP=place_BNP, real_BS=real_BN)
+    mask = Neighbours(k=k).on(layout)
+    assert isinstance(mask, Listed)
+    assert mask.clustered is not None
+    inputs = [randn(seed + i, 2, 2, CELLS, 3).requires_grad_() for i in range(3)]
+    told = []
+    for one in (mask, attrs.evolve(mask, clusters=None)):
+        out_BHQV = Gather().attend(*inputs, one, Softmax().build(2), real_BS=real_BN)
+        keep = out_BHQV if real_BN is None else out_BHQV.transpose(1, 2)[real_BN]
+        told.append([keep, *torch.autograd.grad(keep.square().sum(), inputs)])
+    close(told[0], told[1], 1e-9)
+
+
+def test_neighbours_are_found_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that share a layout search once; other places, or the same ones changed, are searched anew."""
+    calls = []
+    search = neighbours._found
+    monkeypatch.setattr(neighbours, "_found", lambda *given: calls.append(1) or search(*given))
+    layout = Layout(queries=99, sources=99, apart=False, place_BQP=randn(0, 1, 99, 2), memo={})
+    mask = Neighbours(k=1)
+    first = mask.on(layout).listed
+    assert first is not None
+    assert torch.equal(mask.on(attrs.evolve(layout, chance=lambda: 0.5)).listed, first)
+    assert len(calls) == 1
+    mask.on(attrs.evolve(layout, place_BQP=randn(1, 1, 99, 2)))
+    assert len(calls) == 2
+    layout.place_BQP.neg_()
+    mask.on(layout)
+    assert len(calls) == 3
+    Neighbours(k=1).on(attrs.evolve(layout, memo=None))
+    assert len(calls) == 4
