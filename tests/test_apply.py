@@ -28,7 +28,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "run"
     assert (
         main(
-            ["run", *SMALL, "--train.steps=6", "--train.patience=1", "--train.validate_every=2", "-q", "-o", str(path)]
+            [
+                "run",
+                *SMALL,
+                "--train.steps=6",
+                "--train.patience=1",
+                "--train.validate_every=2",
+                "--no-report",
+                "-q",
+                "-o",
+                str(path),
+            ]
         )
         == 0
     )

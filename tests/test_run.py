@@ -110,7 +110,7 @@ def test_the_same_command_does_not_train_twice(run: Path, capsys: pytest.Capture
 
 def test_force_sets_an_earlier_run_aside(tmp_path: Path) -> None:
     """The old directory is kept whole under another name."""
-    words = ["run", *SMALL, "--train.steps=2", "-q", "-o", str(tmp_path / "run")]
+    words = ["run", *SMALL, "--train.steps=2", "--no-report", "-q", "-o", str(tmp_path / "run")]
     assert main(words) == 0
     assert main([*words, "--force"]) == 0
     assert json.loads((tmp_path / "run.old-1" / "run.json").read_text())["status"] == "done"
@@ -178,7 +178,7 @@ def test_early_stopping_and_epochs(tmp_path: Path, capsys: pytest.CaptureFixture
     record = json.loads((tmp_path / "a" / "run.json").read_text())
     assert record["steps"] < 50
     assert "stopped early" in (tmp_path / "a" / "log.txt").read_text()
-    assert main(["run", *SMALL, "-o", str(tmp_path / "b"), "--train.epochs=2", "-q"]) == 0
+    assert main(["run", *SMALL, "-o", str(tmp_path / "b"), "--train.epochs=2", "--no-report", "-q"]) == 0
     steps = json.loads((tmp_path / "b" / "run.json").read_text())["steps"]
     card = resolve_run([], SMALL).root.data.open().describe()
     sets = 2 * -(-card.splits["train"] // 2 // card.sizes["set_size"])
@@ -187,7 +187,7 @@ def test_early_stopping_and_epochs(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_an_early_stop_evaluates_the_best_weights(tmp_path: Path) -> None:
     """A run that gets worse is judged as it stood at its best validation, also when it is taken up anew."""
-    words = ["run", *(w for w in SMALL if "warmup" not in w), "-q", "--train.warmup=0", "--train.ema=0"]
+    words = ["run", *(w for w in SMALL if "warmup" not in w), "--no-report", "-q", "--train.warmup=0", "--train.ema=0"]
     words += ["--train.validate_every=2", "--train.lr=0.1", "--train.min_lr=1", "--train.clip=0"]
     assert main([*words, "--train.steps=19", "--train.patience=1", "-o", str(tmp_path / "long")]) == 0
     state = load(latest(tmp_path / "long")[1])
@@ -208,7 +208,7 @@ def test_an_early_stop_evaluates_the_best_weights(tmp_path: Path) -> None:
 
 def test_validation_leaves_out_what_layers_ask_for(tmp_path: Path) -> None:
     """The balance of a router is trained for, and no part of the validation loss that arms are compared on."""
-    words = ["run", *SMALL, "-q", "--train.steps=2", "--ffn=moe4x2", "-o", str(tmp_path / "run")]
+    words = ["run", *SMALL, "--no-report", "-q", "--train.steps=2", "--ffn=moe4x2", "-o", str(tmp_path / "run")]
     assert main([*words, "--train.log_every=1"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for split, whole in (("train", True), ("valid", False)):
@@ -258,3 +258,13 @@ def test_a_seed_that_fails_is_told_and_the_others_stand(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "seed 1: exit 2" in done.stderr
     assert json.loads((tmp_path / "many" / "seed-0" / "run.json").read_text())["status"] == "done"
+
+
+def test_a_run_without_a_report_can_be_drawn_later(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """`--no-report` leaves the page out and keeps what it needs: the same page, from the same command otherwise."""
+    path = tmp_path / "run"
+    assert main(["run", *WORDS, "--no-report", "-o", str(path)]) == 0
+    assert "report " not in capsys.readouterr().out
+    assert not (path / "report.html").exists()
+    assert main(["report", str(path)]) == 0
+    assert {p.name for p in (path / "figures").iterdir()} == {p.name for p in (run / "figures").iterdir()}

@@ -18,7 +18,7 @@ from core.errors import RunFailed
 from core.train.guard import name_culprit
 from small import SMALL, command, core, environment, same
 
-ARGS = (*SMALL, "--train.steps=8", "--train.checkpoint_every=3", "-q")
+ARGS = (*SMALL, "--train.steps=8", "--train.checkpoint_every=3", "--no-report", "-q")
 
 
 def status(run: Path) -> str:

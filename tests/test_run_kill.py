@@ -14,7 +14,7 @@ from small import SMALL, command, core, environment, same
 
 ARGS = (
     *SMALL, "--attention=gated_headwise", "--ffn=moe4x2", "--ffn.jitter=0.1", "--train.steps=40",
-    "--train.accumulate=2", "--train.checkpoint_every=7", "--train.validate_every=10", "-q",
+    "--train.accumulate=2", "--train.checkpoint_every=7", "--train.validate_every=10", "--no-report", "-q",
 )  # fmt: skip
 KILLS = 5
 

@@ -28,11 +28,13 @@ options
   --seeds N                      N runs, seeds SEED to SEED + N - 1, each in a process of its own
   --dry-run                      configuration, parameters, FLOPs and directory; nothing is trained
   --force                        set an earlier run of this directory aside and train again
+  --no-report                    draw no report; `core report DIR` does so later
   -q, --quiet                    no progress
   -h, --help                     this text"""
 
 SWITCHES = {
     "-h": "help", "--help": "help", "--dry-run": "dry", "--force": "force", "-q": "quiet", "--quiet": "quiet",
+    "--no-report": "bare",
 }  # fmt: skip
 OPTIONS = {"-o": "out", "--out": "out", "--seeds": "seeds"}
 SLOTS = ("system", "data", "backbone", "attention", "ffn", "gate", "residual", "path", "solver", "recipe")
@@ -65,8 +67,9 @@ def main(words: list[str]) -> int:
         print(f"directory   {opened.place(out)}")
         return 0
     path, status = execute(
-        opened, out, force="force" in said.switches, quiet="quiet" in said.switches, argv=["core", "run", *words]
-    )
+        opened, out, force="force" in said.switches, quiet="quiet" in said.switches, argv=["core", "run", *words],
+        report="kept" if "bare" in said.switches else "drawn",
+    )  # fmt: skip
     return conclude(path, status)
 
 
@@ -78,7 +81,8 @@ def conclude(path: Path, status: str) -> int:
     from core.report.store import load_evaluation
 
     print_scores(load_evaluation(path))
-    print(f"report   {path / 'report.html'}")
+    if (path / "report.html").exists():
+        print(f"report   {path / 'report.html'}")
     print(f"run      {path}")
     return 0
 

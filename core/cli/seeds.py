@@ -40,7 +40,7 @@ def run_seeds(resolved: Resolved, said: Words, count: int) -> int:
     for seed in range(first, first + count):
         places[seed] = Path(out) / f"seed-{seed}" if out else None
         words = [*said.files, *_without_seed(said.overrides), "--seed", str(seed), "--quiet"]
-        words += ["--force"] if "force" in said.switches else []
+        words += [f"--{flag}" for flag, name in (("force", "force"), ("no-report", "bare")) if name in said.switches]
         words += ["-o", str(places[seed])] if out else []
         # -P: a folder called `plugins` in the current directory must not be found before ours.
         jobs.append(Job(name=f"seed {seed}", argv=(sys.executable, "-P", "-m", "core", "run", *words)))

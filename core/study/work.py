@@ -95,7 +95,7 @@ def _run(
     cost = Cost(parameters=counted["parameters"], active=counted["active"], flops=counted["flops"], by_part={})
     if until:
         return _interim(opened, place, argv, until, cost, lambda known: primary(stored, trial.system, known))
-    path, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, cost=cost)
+    path, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report="none", cost=cost)
     if status != "done":
         raise KeyboardInterrupt
     outcome = {"metrics": _metrics(path), "measured": _measured(path)}
@@ -112,7 +112,7 @@ def _interim(
     from core.train.session import execute
     from core.train.streams import Streams
 
-    _, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report=False, until=until, cost=cost)
+    _, status = execute(opened, str(place), force=False, quiet=False, argv=argv, report="none", until=until, cost=cost)
     trainer = opened.trainer()
     run = RunDir.open(place, opened.identity, {})
     try:

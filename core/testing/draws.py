@@ -23,7 +23,7 @@ P = TypeVar("P")
 Drawable: TypeAlias = Union[P, SearchStrategy[P]]  # noqa: UP007 - `|` takes no type variable
 
 law = settings(
-    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+    deadline=None, max_examples=14, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
 )
 seeds = st.integers(0, 2**32)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
@@ -67,6 +67,9 @@ class Opened:
         return Path("runs") / system / f"{digest(self.identity)[:16]}-s{self.run.seed}"
 
 
+Report: TypeAlias = Literal["drawn", "kept", "none"]
+
+
 def open_run(resolved: Resolved) -> Opened:
     """Read the data and say which run this is.
 
@@ -102,7 +105,7 @@ def execute(
     force: bool,
     quiet: bool,
     argv: list[str],
-    report: bool = True,
+    report: Report = "drawn",
     until: int = 0,
     cost: Cost | None = None,
 ) -> tuple[Path, str]:
@@ -114,7 +117,7 @@ def execute(
         force: set an earlier run of this directory aside.
         quiet: no progress.
         argv: the command, for the record.
-        report: whether report and figures are drawn, and kept what they need.
+        report: whether report and figures are drawn; `kept`: what they need is there, and `core report` draws them.
         cost: of the model, where somebody counted before; counting takes a second.
         until: a step at which to leave as if interrupted, the checkpoint written; 0: go to the end.
 
@@ -167,7 +170,7 @@ def _settle(run: RunDir, status: str, reason: str, hooks: Hooks) -> None:
 
 
 def _go(
-    run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: list[str], report: bool, until: int
+    run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: list[str], report: Report, until: int
 ) -> str:
     settings = opened.run
     run.set(status="running", reason=None, ended=None, environment=_environment(opened, argv))
@@ -218,8 +221,8 @@ def _go(
         return "stopped"
     progress.say("evaluating on held-out data")
     evaluation, gates = evaluate(trainer)
-    save_evaluation(run, evaluation, gates, whole=report)
-    if report:
+    save_evaluation(run, evaluation, gates, whole=report != "none")
+    if report == "drawn":
         from core.report.write import write_report  # draws, and drawing takes a second to import
 
         write_report(run.path, opened.run.system, report_sections(hooks, run.path))
