@@ -57,7 +57,9 @@ def stage(
     knobs = Transform(**staged["knobs"])
     values = sp.csr_matrix(values) if staged["sparse"] else dense(values)
     rows_of = [np.flatnonzero(section_n == code) for code in range(len(sections))]
-    parts, known, own = [], [], []
+    parts: list[Any] = []
+    known: list[str] = []
+    own: list[str] = []
     for name, rows in zip(sections, rows_of, strict=True):
         called = stem if tuple(sections) == ("all",) else f"{stem}:{name}"
         stored = [said for full, said in staged["sections"].items() if full == called or full.endswith(f"/{called}")]
