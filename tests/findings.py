@@ -126,7 +126,7 @@ def make_system(
                 else (),
             )
         )  # fmt: skip
-    spreads = sorted(c.relative_sd for c in contrasts.values() if c.relative_sd)
+    spreads = sorted(c.sd / abs(c.baseline_mean) for c in contrasts.values() if c.relative and c.sd)
     sd = spreads[len(spreads) // 2] if spreads else None
     flat = [(i, j) for i in range(len(cells)) if i not in stopped for j in range(len(pairs))]
     finished = [(i, j) for i, j in flat if not math.isnan(rows[i, j])]
@@ -172,7 +172,7 @@ def make_findings(systems, *, axes, seeds, blocks=("",), idle=(), title="gates b
 
 def _needed(mde, sd, alpha):
     try:
-        return seeds_needed(math.log1p(mde), sd, alpha)
+        return seeds_needed(mde, sd, alpha)
     except ValueError:
         return None
 

@@ -209,7 +209,8 @@ class TestLook:
         a, one = made(tmp_path / "a")
         made(tmp_path / "b")
         assert ablate("diff", tmp_path / "a", tmp_path / "b").out.splitlines() == [
-            "the two studies ask for the same", "12 trials in both, 0 of them with different results",
+            "the two studies ask for the same",
+            "12 trials in both, 0 of them with different results; 12 have no result in one of them yet",
         ]  # fmt: skip
         _, other = made(tmp_path / "c", axes={"ffn": ("dense", "moe", "none")}, seeds=range(8), analysis__alpha=0.01)
         put(one, a.trials[0].id, scores(1.0))
@@ -218,12 +219,22 @@ class TestLook:
         assert said.code == 1
         assert said.out.splitlines() == [
             "analysis.alpha: 0.05 | 0.01",
-            'axes: {"ffn": ["dense", "moe"]} | {"ffn": ["dense", "moe", "none"]}',
-            "seeds: [0, 1, 2, 3, 4, 5] | [0, 1, 2, 3, 4, 5, 6, 7]",
+            "axes: ffn: dense, moe | ffn: dense, moe, none",
+            "seeds: 0, 1, 2, 3, 4, 5 | 0, 1, 2, 3, 4, 5, 6, 7",
             f"arm ffn=none is only in {tmp_path / 'c'}",
             f"trial {a.trials[0].id} came to different results",
-            "12 trials in both, 1 of them with different results",
+            "12 trials in both, 1 of them with different results; 11 have no result in one of them yet",
         ]
+        for trial in [t.id for t in a.trials][1:]:
+            put(one, trial, scores(1.0))
+            put(other, trial, scores(1.0))
+        broken = other.folder(a.trials[3].id) / "result.json"
+        broken.write_bytes(broken.read_bytes()[:-5])
+        lines = ablate("diff", tmp_path / "a", tmp_path / "c").out.splitlines()
+        assert f"trial {a.trials[3].id} cannot be compared; damaged: {broken}" in lines
+        assert lines[-1] == (
+            "12 trials in both, 1 of them with different results; 1 could not be compared, as a result is damaged"
+        )
 
     def test_slurm(self, ablate: Callable[..., Any], tmp_path: Path) -> None:
         """A batch script of independent runners; a wrong number is told."""
@@ -400,7 +411,7 @@ class TestWays:
 
         stops = self.rung(tmp_path / "s", values, systems=("spatial", "perturb"))
         assert {*stops} == {("spatial", "ffn=bad"), ("perturb", "ffn=bad")}
-        assert stops["spatial", "ffn=bad"].startswith("step 20: stopped: worse than the baseline by ")
+        assert stops["spatial", "ffn=bad"].startswith("step 20: worse than the baseline by ")
         assert stops["perturb", "ffn=bad"].startswith("step 15: ")
 
     @pytest.mark.parametrize(("pairs", "stopped"), [(2, False), (3, True)])

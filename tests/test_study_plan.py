@@ -52,6 +52,20 @@ def ids(plan: Plan) -> set[str]:
 
 
 @pytest.mark.usefixtures("uncounted")
+def test_the_plan_knows_slots_from_numbers_and_tells_its_data_in_words() -> None:
+    """Axes that pieces fill are named as such, also where the baseline has no such place; facts hold no Python."""
+    plan = planned(
+        "--attention", "linear,softmax", "--mask", "full,neighbours", "--train.lr", "0.001,0.003", "--seeds", "2",
+        "--exclude", "attention=linear,mask=neighbours:no mask", "--position_loss", "[mse],[mse,distance_mse]",
+    )  # fmt: skip
+    assert plan.pieces == ("attention", "mask")
+    assert document(plan)["pieces"] == ["attention", "mask"]
+    (facts,) = (data["facts"] for data in plan.data.values())
+    assert facts["sections"].startswith("section1: cells ")
+    assert not [text for text in facts.values() if {*"{}"} & {*text}]
+
+
+@pytest.mark.usefixtures("uncounted")
 def test_order_changes_nothing(tmp_path: Path) -> None:
     """Axes, values, seeds, exclusions and keys in another order, in a file or in flags: the same trials and hashes."""
     flags = planned("--attention", "softmax,linear", "--ffn", "dense,moe4x2", "--seeds", "3,1")

@@ -71,6 +71,30 @@ def test_every_figure_is_seen_and_nothing_complains(page, report, study, width, 
     assert page.trouble == []
 
 
+def test_wide_tables_are_cards_on_a_phone_and_say_so_elsewhere(page, report):
+    """At 390 px every cell of the main table lies in the window beside its heading; at 1280 a hint says to scroll."""
+    path = report(made.gated_study())
+    page.open(path, 390)
+    rows = f"[...{TABLE}.tBodies[0].rows].filter((r) => r.className !== 'apart')"
+    ends = page.js(f"{rows}.flatMap((r) => [...r.cells].map((c) => c.getBoundingClientRect().right))")
+    assert len(ends) == 8 * 14
+    assert max(ends) <= 390
+    assert page.js(f'getComputedStyle({TABLE}.tBodies[0].rows[1].cells[5], "::before").content') == '"change %"'
+    assert page.js('[...document.querySelectorAll(".cards")].every((t) => t.parentElement.scrollWidth <= 390)')
+    page.js(f'{MEAN}.querySelector("button").click()')
+    assert page.js(f'{MEAN}.getAttribute("aria-sort")') == "ascending"
+    page.js(f'input = {TABLE}.parentElement.previousElementSibling.querySelector("input"); input.value = "no such arm"')
+    page.js('input.dispatchEvent(new Event("input"))')
+    assert page.js(f"{TABLE}.tBodies[0].getBoundingClientRect().height") == 0
+    hint = f"{TABLE}.parentElement.previousElementSibling.previousElementSibling"
+    assert page.js(f"{hint}.className") == "note hint"
+    assert page.js(f"{hint}.checkVisibility()") is False
+    page.open(path, 1280)
+    assert page.js(f"{TABLE}.parentElement.scrollWidth > {TABLE}.parentElement.clientWidth")
+    page.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.js(f"{hint}.checkVisibility()") is True
+
+
 def test_text_stands_out_from_its_ground(page, report):
     """In either mode text has a contrast of 4.5 or more to what it stands on (WCAG 2.1, 1.4.3)."""
     for dark in (False, True):

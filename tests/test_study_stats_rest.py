@@ -39,7 +39,9 @@ def test_noise_floor_equals_scipys_two_sample_t(n: int, m: int) -> None:
     assert found.floor == pytest.approx((ends.high - ends.low) / 2, **TIGHT)
     assert found.p == pytest.approx(truth.pvalue, **TIGHT)
     ends = stats.ttest_ind(np.log(second), np.log(first)).confidence_interval()
-    assert found.floor_relative == pytest.approx(np.expm1((ends.high - ends.low) / 2), **TIGHT)
+    half = (ends.high - ends.low) / 2
+    assert found.floor_relative == pytest.approx(np.expm1(half), **TIGHT)
+    assert found.band_relative == pytest.approx((np.expm1(-half), np.expm1(half)), **TIGHT)
 
 
 def test_noise_floor_of_little_or_no_noise() -> None:
@@ -50,6 +52,7 @@ def test_noise_floor_of_little_or_no_noise() -> None:
     assert (single.floor, single.sd, single.difference) == (None, None, Estimate(value=pytest.approx(0.15)))
     assert noise_floor([], [0.4]).difference is None
     assert noise_floor([0.0, 1.0], [1.0, 2.0]).floor_relative is None
+    assert noise_floor([0.0, 1.0], [1.0, 2.0]).band_relative is None
 
 
 @pytest.mark.parametrize(("n", "m"), [(6, 6), (3, 8)])

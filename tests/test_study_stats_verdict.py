@@ -166,8 +166,8 @@ def test_inconclusive_says_what_would_have_been_missed() -> None:
     first, second = judge([plain, redrawn], family_size=4)
     assert first.word == "inconclusive"
     assert first.detectable == pytest.approx(detectable(6, 0.05, 0.05 / 4), **TIGHT)
-    assert first.detectable_relative == pytest.approx(np.expm1(detectable(6, plain.relative_sd, 0.05 / 4)), **TIGHT)
-    assert f"{first.detectable_relative:.1%}" in first.why
+    assert first.detectable_relative == pytest.approx(first.detectable / np.mean(base), **TIGHT)
+    assert f"{first.detectable_relative:.1%} of the baseline's mean" in first.why
     assert second.detectable == pytest.approx(first.detectable * np.sqrt(1 + 6 / 4), **TIGHT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -80,6 +81,19 @@ class TestEncoders(EncoderLaws):
 class TestSpatial(SystemLaws):
     def trainer(self, words: list[str]) -> Trainer:
         return trainer(words)
+
+    def test_every_network_embeds(self, words: list[str]) -> None:
+        """Whatever the backbone: a vector a cell at each layer, the same whenever asked, conditions told."""
+        arm = trainer(words)
+        unit = next(iter(arm.source.split("test", arm.streams).units()))
+        for layer, needs in arm.system.layers().items():
+            with arm.evaluating():
+                found = [
+                    arm.system.embed(arm.model, unit, layer, {*needs, *more}, patch=64) for more in ((), (), MODALITIES)
+                ]
+            assert np.isfinite(found).all()
+            assert len(found[0]) == unit.real_BN.shape[1]
+            assert (found[0] == found[1]).all()
 
     def test_a_clean_modality_is_returned_as_it_is(self, words: list[str]) -> None:
         """At t = 1 a prediction is its input, whatever the network says."""

@@ -20,6 +20,7 @@ from core.study.estimate import step_ratio
 from core.study.match import Matched, match
 from core.study.spans import rung_of
 from core.train.cost import Cost, counted
+from core.words import spell
 
 Resolve = Callable[[list[Layer]], Resolved]
 State = Literal["planned", "excluded", "n/a"]
@@ -90,6 +91,8 @@ class Arms:
         self.layers, self.system, self.grid = layers, system, grid
         self.silent: dict[Cell, tuple[str, ...]] = {}
         """axes that a cell has no place for"""
+        self.pieces: set[str] = set()
+        """axes that are slots, whose levels are names of pieces; a list of pieces is none"""
         self.base = self._resolved(grid.baseline)
         self.card = opener.card(self.base)
         self._refuse_rung()
@@ -120,7 +123,7 @@ class Arms:
         card = self.card
         return {
             "name": card.name, "fingerprint": card.fingerprint, "sizes": dict(card.sizes), "splits": dict(card.splits),
-            "facts": {key: str(value) for key, value in card.facts.items()},
+            "facts": {key: spell(value) for key, value in card.facts.items()},
         }  # fmt: skip
 
     def _refuse_rung(self) -> None:
@@ -148,6 +151,7 @@ class Arms:
             try:
                 resolved = self._applied(cell)
                 done.append((cell, resolved, self._cost(resolved)))
+                self.pieces |= {a.key for a in self.grid.axes if any(s.row is not None for s in meant(resolved, a.key))}
             except UserError as error:
                 if cell == self.grid.baseline:
                     raise UserError(f"the baseline ({self.grid.name(cell)}) cannot be built: {error}") from None

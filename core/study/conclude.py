@@ -8,6 +8,7 @@ from typing import Any
 
 from core.score import CEILING
 from core.study.findings import (
+    Audited,
     Deviation,
     Findings,
     OverSystems,
@@ -15,6 +16,7 @@ from core.study.findings import (
 )
 from core.study.folder import Stored, whole
 from core.study.gather import Seen, gather
+from core.study.sealed import TableError
 from core.study.stats.aggregate import Scale, over_tasks
 from core.study.stats.interquartile import Iqm, iqm
 from core.study.stats.scores import FEWEST
@@ -22,6 +24,8 @@ from core.study.stats.verdict import Margin, judge
 from core.study.system import SystemOf
 from core.study.table import Table
 from core.study.trial import State
+from core.study.work import AUDIT
+from core.words import reason, spell
 
 
 def conclude(stored: Stored, table: Table) -> Findings:
@@ -36,6 +40,7 @@ def conclude(stored: Stored, table: Table) -> Findings:
     systems = _systems(stored, seen)
     counts = _counts(stored, seen)
     scales = _scales(systems, stored.first.get("trivial", {}))
+    audited, trouble = _audited(stored, table)
     return Findings(
         title=value("title") or stored.root.resolve().name,
         plan=stored.hash,
@@ -50,13 +55,15 @@ def conclude(stored: Stored, table: Table) -> Findings:
         counts=counts,
         complete=counts["planned"] == counts["done"] + counts["cached"] + counts["stopped"],
         idle=tuple((arm["label"], arm["state"], arm["why"]) for arm in stored.arms if arm["state"] != "planned"),
-        warnings=tuple(_warnings(stored, seen, systems)),
+        warnings=(*_warnings(stored, seen, systems), *trouble),
         deviations=tuple(_deviations(stored, seen, systems)),
         systems=systems,
         over_systems=_over_systems(systems, scales, value("analysis.alpha")),
         iqm=_iqm(systems, scales, value("analysis.alpha")),
         code=_tally(seen, "code"),
         environments=_tally(seen, "environment"),
+        pieces=tuple(stored.first["pieces"]) if "pieces" in stored.first else None,
+        audited=audited,
     )
 
 
@@ -92,6 +99,7 @@ def _counts(stored: Stored, seen: Sequence[Seen]) -> dict[str, int]:
 
 def _warnings(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFound]) -> list[str]:
     found = []
+    size = 100 * stored.value("analysis.mde")
     seeds = len({(one.of.block, one.of.seed) for one in seen})
     if seeds < FEWEST:
         found.append(
@@ -105,8 +113,8 @@ def _warnings(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFoun
     for system in systems:
         if system.needed is not None and system.needed > seeds:
             found.append(
-                f"W-POWER: {system.system}: at the spread seen here a change of {stored.value('analysis.mde'):.0%} "
-                f'needs {system.needed} seeds; there are {seeds}. Inconclusive is not "no effect".'
+                f"W-POWER: {system.system}: at the spread seen here a difference of {size:g}% of the "
+                f'baseline\'s mean needs {system.needed} seeds; there are {seeds}. Inconclusive is not "no effect".'
             )
         for arm in system.arms:
             if arm.contrast is not None and arm.contrast.rho is not None and arm.contrast.rho < 0:
@@ -124,9 +132,9 @@ def _warnings(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFoun
 
 def _deviations(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFound]) -> list[Deviation]:
     keys = {system.system: system.metric for system in systems}
-    found = [Deviation(kind=more["kind"], text=more["text"]) for more in stored.later]
+    found = [Deviation(kind=more["kind"], text=text) for more, text in zip(stored.later, _later(stored), strict=True)]
     for label, state, why in ((a["label"], a["state"], a["why"]) for a in stored.arms if a["state"] == "excluded"):
-        found.append(Deviation(kind=state, text=f"{label} was left out of the design: {why}"))
+        found.append(Deviation(kind=state, text=f"{label} was left out of the design, because {reason(why)}"))
     stopped = {(one.of.system, one.of.arm): one.message for one in seen if one.trial.state is State.STOPPED}
     found += [Deviation(kind="stopped", text=f"{arm} ({system}): {why}") for (system, arm), why in stopped.items()]
     for one in seen:
@@ -149,6 +157,44 @@ def _deviations(stored: Stored, seen: Sequence[Seen], systems: Sequence[SystemFo
                 Deviation(kind="missing", text=f"{one.of.arm}, seed {one.of.seed}: {one.trial.state}: {one.message}")
             )
     return found
+
+
+def _later(stored: Stored) -> list[str]:
+    """What was added to the plan, each in a sentence; a changed analysis names its settings in words, old and new."""
+    known = {key: value for key, (value, _) in stored.first["settings"].items()}
+    told = []
+    for more in stored.later:
+        changed = more.get("settings", {})
+        head, said, _ = more["text"].partition(": ")
+        parts = [f"{key} from {spell(known.get(key))} to {spell(value)}" for key, (value, _) in changed.items()]
+        told.append(f"{head}: {'; '.join(parts)}" if more["kind"] == "analysis" and said and parts else more["text"])
+        known |= {key: value for key, (value, _) in changed.items()}
+    return told
+
+
+def _audited(stored: Stored, table: Table) -> tuple[Audited | None, list[str]]:
+    """What the repetitions of `core ablate audit` came to, and why they cannot be told where their folder is damaged.
+
+    A repetition that is damaged or not finished counts as none.
+    """
+    root = stored.root / AUDIT
+    if not (root / "LAYOUT").exists():
+        return None, []
+    planned = {trial.id for trial in stored.trials}
+    same: dict[str, list[bool]] = {}
+    try:
+        again = Table(root, attempts=stored.value("run.attempts"))
+        for name in again.ids():
+            of = str(again.config(name)[1].get("trial", ""))[:16]
+            first, second = (table.result(of) if of in planned else None), again.result(name)
+            if first is not None and second is not None:
+                same.setdefault(of, []).append(first.metrics == second.metrics)
+    except TableError as error:
+        return None, [f"W-AUDIT: what `core ablate audit` repeated cannot be told: {error}"]
+    if not same:
+        return None, []
+    trials, times = len(same), sum(map(len, same.values()))
+    return Audited(trials=trials, repetitions=times, other=sum(not all(found) for found in same.values())), []
 
 
 def _over_systems(
@@ -217,4 +263,7 @@ def _tally(seen: Sequence[Seen], key: str) -> dict[str, int]:
 
 
 def _spell(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    """A setting as its flag takes it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_spell, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

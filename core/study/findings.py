@@ -142,10 +142,10 @@ class SystemFound:
     power: tuple[Point, ...]
     """seeds -> what they would find, at the median spread of this study's differences"""
     needed: int | None
-    """seeds that would find a relative change of `mde`; None where no number of them would, or nothing is known"""
+    """seeds that would find a difference of `mde` times the baseline's mean; None where none would, or it is unknown"""
     secondary: tuple[Secondary, ...]
     power_relative: bool = True
-    """effects of `power` are shares of the baseline; otherwise in the metric's own unit"""
+    """effects of `power` are shares of the baseline's mean; otherwise in the metric's own unit"""
 
 
 @attrs.frozen(kw_only=True)
@@ -165,6 +165,17 @@ class OverSystems:
     effects: Mapping[str, Estimate]
     mean: Estimate | None
     p: float | None
+
+
+@attrs.frozen(kw_only=True)
+class Audited:
+    """Finished trials that were repeated from nothing and compared to the last digit."""
+
+    trials: int
+    repetitions: int
+    """finished ones of these trials"""
+    other: int
+    """trials of which a repetition gave other numbers"""
 
 
 @attrs.frozen(kw_only=True)
@@ -198,3 +209,7 @@ class Findings:
     """revision of the code -> trials that ran with it"""
     environments: Mapping[str, int]
     """versions that matter, in one line -> trials"""
+    pieces: tuple[str, ...] | None = None
+    """axes whose levels are names of pieces, not numbers or texts; None where the plan does not say"""
+    audited: Audited | None = None
+    """trials that were repeated from nothing; None where none were"""

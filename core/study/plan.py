@@ -44,6 +44,8 @@ class Plan:
     """system -> what its data set is"""
     trivial: Mapping[str, tuple[str, ...]]
     """system -> arms of its evaluation that learn nothing"""
+    pieces: tuple[str, ...]
+    """axes whose levels are names of pieces"""
     notes: tuple[str, ...] = ()
 
     def running(self, system: str) -> list[Arm]:
@@ -71,6 +73,7 @@ def make_plan(asked: Asked, resolve: Resolve) -> Plan:
     metrics: dict[str, str] = {}
     facts: dict[str, Any] = {}
     trivial: dict[str, tuple[str, ...]] = {}
+    pieces: set[str] = set()
     splits_anew = False
     grid: Grid | None = None
     said = asked.resolved.settings["analysis.metric"]
@@ -86,6 +89,7 @@ def make_plan(asked: Asked, resolve: Resolve) -> Plan:
         arms += fresh
         trials += [trial for arm in fresh if arm.state == "planned" for trial in made.trials(arm)]
         facts[system], trivial[system] = made.facts(), made.trivial()
+        pieces |= made.pieces
         splits_anew = splits_anew or made.splits_anew()
     _refuse_same_tasks(trials)
     assert grid is not None
@@ -105,6 +109,7 @@ def make_plan(asked: Asked, resolve: Resolve) -> Plan:
         splits_anew=splits_anew,
         data=facts,
         trivial=trivial,
+        pieces=tuple(sorted(pieces)),
         notes=tuple(notes),
     )
 

@@ -18,7 +18,7 @@ from core.study.stats.factorial import Effects, effects
 from core.study.stats.noise import NoiseFloor, noise_floor
 from core.study.stats.power import Point, power_curve, seeds_needed
 from core.study.stats.resampled import nadeau_bengio
-from core.study.stats.scores import FEWEST, Estimate, interval, spread
+from core.study.stats.scores import FEWEST, LARGEST, Estimate, interval, spread
 from core.study.stats.units import TwoLevel, two_level
 from core.study.stats.verdict import Verdict
 from core.study.trial import State
@@ -79,7 +79,7 @@ class SystemOf:
             effects=self._effects(),
             aliases=self._aliases(),
             power=self._power(contrasts, family),
-            power_relative=any(c.relative_sd for c in contrasts.values()),
+            power_relative=any(_of_mean(c) for c in contrasts.values()),
             needed=self._needed(contrasts, family),
             secondary=tuple(self._secondary(base)),
         )
@@ -202,11 +202,12 @@ class SystemOf:
         return tuple(f"{a.effect} = {', '.join(a.mixed_with)}" for a in table.table if a.mixed_with)
 
     def _spread(self, contrasts: Mapping[str, Contrast]) -> tuple[float, float] | None:
-        """Median sd of relative differences, or of absolute ones with the size that `mde` asks for."""
+        """Median sd of the differences that are tested, with the size that `mde` asks for: both as shares of the
+        baseline's mean, or both in the metric's own unit where scores are 0 or below."""
         mde = self.stored.value("analysis.mde")
-        relative = [c.relative_sd for c in contrasts.values() if c.relative_sd]
+        relative = [share for c in contrasts.values() if (share := _of_mean(c))]
         if relative:
-            return statistics.median(relative), float(np.log1p(mde))
+            return statistics.median(relative), mde
         absolute = [(c.sd, abs(c.baseline_mean)) for c in contrasts.values() if c.sd and c.baseline_mean]
         if not absolute:
             return None
@@ -263,6 +264,14 @@ class SystemOf:
                 )
             )
         return found
+
+
+def _of_mean(contrast: Contrast) -> float | None:
+    """The sd of a contrast's differences as a share of the baseline's mean; None where a score is 0 or below."""
+    if contrast.relative is None or not contrast.sd or not contrast.baseline_mean:
+        return None
+    of_mean = contrast.sd / abs(contrast.baseline_mean)
+    return of_mean if 0 < of_mean < LARGEST else None
 
 
 def _mean(values: np.ndarray, alpha: float) -> Estimate | None:

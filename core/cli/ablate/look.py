@@ -17,12 +17,13 @@ from core.study.conclude import conclude
 from core.study.folder import Stored, arm_file, command_of, read, whole
 from core.study.gather import failure
 from core.study.live import standing
-from core.study.report.words import clean, plural
+from core.study.report.words import clean
 from core.study.scan import Scanner
 from core.study.sealed import Damaged, load
 from core.study.spans import spell_seconds
 from core.study.table import Table
 from core.study.trial import RESOLVED, State, Trial
+from core.words import plural, spell
 
 
 def _opened(root: Path) -> tuple[Stored, Table, dict[str, Trial]]:
@@ -132,11 +133,11 @@ def diff(words: list[str]) -> int:
     for key in sorted({*one[0].settings, *other[0].settings}):
         values = [stored.settings.get(key, (None, ""))[0] for stored in (one[0], other[0])]
         if values[0] != values[1]:
-            lines.append(f"{key}: {values[0]} | {values[1]}")
+            lines.append(f"{key}: {spell(values[0])} | {spell(values[1])}")
     facts = [_facts(stored) for stored in (one[0], other[0])]
     for key in facts[0]:
         if facts[0][key] != facts[1][key]:
-            lines.append(f"{key}: {json.dumps(facts[0][key])} | {json.dumps(facts[1][key])}")
+            lines.append(f"{key}: {spell(facts[0][key])} | {spell(facts[1][key])}")
     configs = [{(a["system"], a["label"]): a["config"] for a in stored.arms} for stored in (one[0], other[0])]
     for arm in sorted({*configs[0], *configs[1]}):
         if arm not in configs[0] or arm not in configs[1]:
@@ -144,14 +145,28 @@ def diff(words: list[str]) -> int:
         elif configs[0][arm] != configs[1][arm]:
             lines.append(f"arm {arm[1]} is configured differently (see {arm_file(*arm)} of both)")
     shared = {t.id for t in one[0].trials} & {t.id for t in other[0].trials}
-    apart = 0
+    same = apart = damaged = 0
     for trial in sorted(shared):
-        found = [table.result(trial) for _, table, _ in (one, other)]
-        if None not in found and found[0].metrics != found[1].metrics:  # type: ignore[union-attr]
-            apart += 1
-            lines.append(f"trial {trial} came to different results")
+        first, second = (table.result(trial) for _, table, _ in (one, other))
+        if first is not None and second is not None:
+            same += first.metrics == second.metrics
+            apart += first.metrics != second.metrics
+            lines += [f"trial {trial} came to different results"] * (first.metrics != second.metrics)
+            continue
+        results = [table.folder(trial) / "result.json" for _, table, _ in (one, other)]
+        broken = [
+            str(path) for path, found in zip(results, (first, second), strict=True) if not found and path.exists()
+        ]
+        if broken:
+            damaged += 1
+            lines.append(f"trial {trial} cannot be compared; damaged: {', '.join(broken)}")
     print("\n".join(lines) or "the two studies ask for the same")
-    print(f"{len(shared)} trials in both, {apart} of them with different results")
+    waiting = len(shared) - same - apart - damaged
+    print(
+        f"{plural(len(shared), 'trial')} in both, {apart} of them with different results"
+        + (f"; {damaged} could not be compared, as a result is damaged" if damaged else "")
+        + (f"; {waiting} have no result in one of them yet" if waiting else "")
+    )
     return 1 if apart else 0
 
 

@@ -11,6 +11,7 @@ from core.cli.ablate.words import asked_of
 from core.errors import UserError
 from core.study.ask import Asked
 from core.study.spans import spell_seconds
+from core.words import plural, reason
 
 if TYPE_CHECKING:
     from core.study.plan import Plan
@@ -83,7 +84,7 @@ def show(plan: Plan) -> None:
         base = next(arm for arm in arms if arm.system == system)
         for arm in (arm for arm in plan.arms if arm.system == system):
             if arm.state != "planned":
-                print(f"  {arm.label:{wide}}  {arm.state}, because {arm.why}")
+                print(f"  {arm.label:{wide}}  {arm.state}, because {reason(arm.why)}")
                 continue
             cost = arm.cost
             turned = "".join(f"  {key} = {value}" for key, value in arm.matched.items())
@@ -95,8 +96,9 @@ def show(plan: Plan) -> None:
     idle = len(plan.arms) - len(arms)
     blocks = f" x {len(plan.blocks)} blocks" if len(plan.blocks) > 1 else ""
     print(
-        f"\n{len(arms)} cells x {len(plan.seeds)} seeds{blocks} = {len(plan.trials)} trials"
-        + (f"; {idle} cells do not run" if idle else "")
+        f"\n{plural(len(arms), 'cell')} x {plural(len(plan.seeds), 'seed')}{blocks} = "
+        + plural(len(plan.trials), "trial")
+        + (f"; {plural(idle, 'cell')} {'does' if idle == 1 else 'do'} not run" if idle else "")
     )
     for line in power_lines(len(plan.seeds) * len(plan.blocks), len(arms) - len(plan.metrics), plan.settings):
         print(line)
@@ -110,13 +112,12 @@ def power_lines(n: int, family: int, settings: Mapping[str, tuple[Any, str]]) ->
 
     alpha, power, mde = (settings[f"analysis.{key}"][0] for key in ("alpha", "power", "mde"))
     if n < 3:
-        return [f"power       {n} seed{'s' * (n != 1)}: nothing can be tested below 3, only dots will be shown"]
+        return [f"power       {plural(n, 'seed')}: nothing can be tested below 3, only dots will be shown"]
     size = detectable(n, 1.0, alpha / max(1, family), power)
     return [
-        f"power       {n} pairs, {family} contrasts: {power:.0%} chance to find a difference of {size:.2f} standard "
-        f"deviations of the paired difference;",
-        f"            a change of {mde:.0%} is found if that deviation is at most {math.log1p(mde) / size:.2%} of the "
-        "baseline",
+        f"power       {plural(n, 'pair')}, {plural(family, 'contrast')}: {power:.0%} chance to find a difference of "
+        f"{size:.2f} standard deviations of the paired difference;",
+        f"            a change of {mde:.0%} is found if that deviation is at most {mde / size:.2%} of the baseline",
     ]
 
 
@@ -132,8 +133,8 @@ def require_power(n: int, family: int, settings: Mapping[str, tuple[Any, str]]) 
     size = math.inf if n < 3 else detectable(n, 1.0, alpha / max(1, family), power)
     if size > 2.0:
         raise UserError(
-            f"E-POWER: {n} seeds over {family} contrasts find no difference below {size:.2f} standard deviations; "
-            "--require-power asks for 2. Give more --seeds, or fewer arms"
+            f"E-POWER: {plural(n, 'seed')} over {plural(family, 'contrast')} find no difference below "
+            f"{size:.2f} standard deviations; --require-power asks for 2. Give more --seeds, or fewer arms"
         )
 
 
@@ -142,14 +143,14 @@ def _names(asked: Asked) -> list[str]:
     baseline = {axis.key: asked.baseline.get(axis.key, axis.levels[0].label) for axis in asked.axes}
     grid = asked.grid(baseline)
     lines = [f"  {grid.name(cell)}" for cell in grid.cells]
-    lines += [f"  {grid.name(cell)}  excluded, because {why}" for cell, why in grid.excluded]
+    lines += [f"  {grid.name(cell)}  excluded, because {reason(why)}" for cell, why in grid.excluded]
     systems, blocks = len(asked.tasks) or len(asked.study.system) or 1, len(asked.blocks[1]) if asked.blocks else 1
     count = systems * len(grid.cells) * len(asked.seeds) * blocks
     settings = {path: (s.value, s.origin) for path, s in asked.resolved.settings.items()}
-    factors = [f"{len(grid.cells)} cells", f"{len(asked.seeds)} seeds"]
+    factors = [plural(len(grid.cells), "cell"), plural(len(asked.seeds), "seed")]
     factors += [f"{many} {what}" for many, what in ((blocks, "blocks"), (systems, "systems")) if many > 1]
     return [
         *lines,
-        f"{' x '.join(factors)} = {count} trials, if every cell can be built",
+        f"{' x '.join(factors)} = {plural(count, 'trial')}, if every cell can be built",
         *power_lines(len(asked.seeds) * blocks, systems * (len(grid.cells) - 1), settings),
     ]

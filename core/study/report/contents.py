@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-from core.study.findings import Findings, SystemFound
+from core.study.findings import Audited, Findings, SystemFound
 from core.study.report import judged, tables
 from core.study.report.blocks import Block, Document, Folded, Items, Picture, Say, Section, Table
 from core.study.report.costs import tradeoff
 from core.study.report.factors import factorial
-from core.study.report.lines import interactions, learning, needed, power
+from core.study.report.lines import interactions, learning, needed, power, single
 from core.study.report.rows import dots, forest
 from core.study.report.sentences import sentences, unfinished
-from core.study.report.words import clean, listed, percent, plural
+from core.study.report.words import clean, listed, percent
 from core.study.stats.scores import FEWEST
+from core.words import plural, spell
 
 Draw = Callable[[Findings, SystemFound, str], Picture | None]
 FIGURES: tuple[tuple[str, Draw], ...] = (
@@ -33,16 +33,17 @@ def document(findings: Findings) -> Document:
         ValueError: the accounting does not add up.
     """
     accounts = judged.accounting(findings)
+    several, middle = len(findings.systems) > 1, [tables.middle(findings)]
     sections = [
         Section(title="Verdicts", blocks=tuple(judged.boxes(findings, s) for s in findings.systems if len(s.arms) > 1)),
         Section(title="Trials", blocks=(*_few(findings), *accounts)),
         Section(
             title="Noise", blocks=_found(*(judged.noise(findings, s) for s in findings.systems), *_powers(findings))
         ),
-        Section(title="Scores", blocks=_found(*_scores(findings))),
+        Section(title="Scores", blocks=_found(*_scores(findings), *([] if several else middle))),
         Section(title="Factors", blocks=tuple(b for s in findings.systems for b in factorial(s))),
         Section(title="Figures", blocks=tuple(_figures(findings))),
-        Section(title="All systems", blocks=tuple(tables.over_systems(findings))),
+        Section(title="All systems", blocks=_found(*tables.over_systems(findings), *(middle if several else []))),
         Section(title="Exploratory", blocks=_found(*map(tables.secondary, findings.systems))),
         Section(title="Deviations", blocks=_found(tables.idle(findings), *_deviations(findings))),
         Section(title="Provenance", blocks=tuple(_provenance(findings))),
@@ -115,6 +116,8 @@ def _figures(findings: Findings) -> list[Block]:
             if picture is not None:
                 several = f", {clean(system.system)}" if len(findings.systems) > 1 else ""
                 drawn.append(attrs.evolve(picture, title=picture.title + several))
+        if once := single(findings, system):
+            drawn.append(Say(text=once, soft=True))
     return drawn
 
 
@@ -133,13 +136,15 @@ def _provenance(findings: Findings) -> list[Block]:
             text=f"Plan {clean(findings.plan)}. Baseline: "
             + ", ".join(f"{clean(k)}={clean(v)}" for k, v in sorted(findings.baseline.items()))
             + f". Seeds: {listed([str(s) for s in findings.seeds], 20)}. Error rate of all verdicts together: "
-            f"{findings.alpha:g}; wanted: changes of {percent(findings.mde)}; margin of equivalence: "
-            f"{percent(findings.margin)}."
+            f"{findings.alpha:g}; wanted: differences of {percent(findings.mde)} of the baseline's mean; margin of "
+            f"equivalence: {percent(findings.margin)}."
         )
     ]  # fmt: skip
     for system in findings.systems:
         told = _flat(system.data)
         blocks.append(Items(title=f"Data of {clean(system.system)}", items=tuple(told)))
+    if findings.audited is not None:
+        blocks.append(Say(text=_audited(findings.audited)))
     for title, counted in (("Code", findings.code), ("Environments", findings.environments)):
         if counted:
             blocks.append(
@@ -158,14 +163,22 @@ def _provenance(findings: Findings) -> list[Block]:
     return blocks
 
 
+def _audited(audited: Audited) -> str:
+    """`2 trials were repeated from nothing: all the same`."""
+    was = "was" if audited.trials == 1 else "were"
+    more = audited.repetitions - audited.trials
+    often = f", {plural(audited.repetitions, 'time')} in all," if more else ""
+    head = f"{plural(audited.trials, 'trial')} {was} repeated from nothing{often}"
+    if audited.other:
+        return f"{head.rstrip(',')}: {audited.other} gave other numbers, {audited.trials - audited.other} the same."
+    return f"{head.rstrip(',')}: {'the same to the last digit' if audited.trials == 1 else 'all the same'}."
+
+
 def _flat(data: Any, stem: str = "") -> list[str]:
     lines = []
     for key, value in sorted(data.items(), key=lambda item: str(item[0])):
         if isinstance(value, Mapping):
             lines += _flat(value, f"{stem}{clean(str(key))}, ")
         else:
-            text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-            lines.append(
-                f"{stem}{clean(str(key))}: {clean(text if isinstance(text, str) else json.dumps(text, default=str))}"
-            )
+            lines.append(f"{stem}{clean(str(key))}: {clean(spell(value))}")
     return lines

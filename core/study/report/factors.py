@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from core.study.findings import SystemFound
 from core.study.report.blocks import Block, Cell, Items, Say, Table
-from core.study.report.words import chance, clean, interval, number, plural
+from core.study.report.words import chance, clean, interval, number
 from core.study.stats.factorial import Effects
 from core.study.stats.scores import Estimate
+from core.words import plural
 
 
 def factorial(system: SystemFound) -> list[Block]:

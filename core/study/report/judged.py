@@ -9,18 +9,19 @@ from core.study.report.tables import counted, estimated, plain
 from core.study.report.words import (
     DASH,
     STOPPED,
+    capital,
     clean,
     gain,
     interval,
     number,
     p_is,
-    percent,
-    plural,
     short_names,
     smallest,
     verdict_word,
+    why_stopped,
 )
 from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, WORSE
+from core.words import plural
 
 ORDER = (BETTER, WORSE, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, STOPPED)
 
@@ -37,7 +38,8 @@ def boxes(findings: Findings, system: SystemFound) -> Boxes:
 def _box(findings: Findings, arm: ArmFound, name: str) -> Box:
     word = verdict_word(arm)
     if word == STOPPED:
-        return Box(name=name, word=word, size="", why=clean(arm.stopped), facts="counts in the family, in no mean")
+        why = capital(why_stopped(arm).lstrip(" :"))
+        return Box(name=name, word=word, size="", why=why, facts="counts in the family, in no mean")
     effect, relative = gain(arm)
     contrast, verdict = arm.contrast, arm.verdict
     if contrast is None or verdict is None:
@@ -53,7 +55,7 @@ def _box(findings: Findings, arm: ArmFound, name: str) -> Box:
             )
         if arm.inside_noise:
             facts.append("inside the noise floor")
-        why = f"smallest detectable effect {least}"
+        why = f"smallest detectable difference: {least}"
     if word in (BETTER, WORSE) and verdict.exact_possible is False:
         facts.append("too few for a test that does not assume a normal distribution")
     size = "" if effect is None else interval(effect, relative=relative, signed=True)
@@ -96,10 +98,10 @@ def noise(findings: Findings, system: SystemFound) -> Table | None:
     names, rows = short_names(findings, system), []
     floor = system.noise
     if floor is not None:
-        size = percent(floor.floor_relative) if floor.floor_relative is not None else number(floor.floor)
+        size = "" if floor.floor is None else f"floor ±{number(floor.floor)}; "
         rows.append((
             Cell("baseline against itself (A/A)"), Cell(f"{floor.n_first} and {floor.n_second}"),
-            estimated(floor.difference), Cell(DASH), Cell(DASH), Cell(f"floor {size}; {_p(floor.p)}"),
+            estimated(floor.difference), Cell(DASH), Cell(DASH), Cell(f"{size}{_p(floor.p)}"),
         ))  # fmt: skip
     for arm in system.arms:
         if arm.contrast is None:

@@ -9,7 +9,8 @@ from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.rows import LEFT, RIGHT, TOP
 from core.study.report.svg import COLOURS, LETTER, Board, fold, scale
-from core.study.report.words import amount, clean, gain, interval, number, percent, plural, short_names
+from core.study.report.words import amount, clean, gain, interval, listed, number, percent, short_names
+from core.words import plural
 
 PAIRS = 6
 """pairs of axes that the interaction plot shows"""
@@ -60,7 +61,7 @@ def _crossing(system: SystemFound, across: str, along: str, rows: list[str], lin
         about=". ".join(f"{across} {a}, {along} {b}: {interval(e)}" for (a, b), e in sorted(means.items())),
     )  # fmt: skip
     board.text(LEFT - 4, top - 8, fold(across, 18, 1)[0], "name", "end")
-    board.axis_x(x, top - 4, bottom, clean(system.label))
+    more = board.axis_x(x, top - 4, bottom, clean(system.label))
     spread = min(7.0, 24.0 / len(lines))
     for i, line in enumerate(lines):
         found = []
@@ -78,14 +79,14 @@ def _crossing(system: SystemFound, across: str, along: str, rows: list[str], lin
         texts = fold(row, int((LEFT - 6) / LETTER), 2)
         for k, text in enumerate(texts):
             board.text(LEFT - 4, top + step * (j + 0.5) + 4 + (k - (len(texts) - 1) / 2) * 12.5, text, "row", "end")
-    board.height = board.legend([f"{along}: {line}" for line in lines], bottom + 48) + 10
+    board.height = board.legend([f"{along}: {line}" for line in lines], bottom + more + 48) + 10
     return board.svg()
 
 
 def learning(findings: Findings, system: SystemFound, name: str) -> Picture | None:
     """Validation loss over training: the baseline and the arms of the largest effects in colour."""
     arms = [a for a in system.arms if a.curve]
-    if not arms:
+    if len({p.step for a in arms for p in a.curve}) < 2:
         return None
     names = short_names(findings, system)
 
@@ -130,6 +131,20 @@ def learning(findings: Findings, system: SystemFound, name: str) -> Picture | No
     )  # fmt: skip
 
 
+def single(findings: Findings, system: SystemFound) -> str:
+    """What stands for learning curves where validation loss was taken once; empty where there is none, or there are."""
+    ends = {a.label: a.curve[0] for a in system.arms if a.curve}
+    if len({p.step for a in system.arms for p in a.curve}) != 1:
+        return ""
+    names = short_names(findings, system)
+    told = listed([f"{names[label]}: {number(point.mean)}" for label, point in ends.items()])
+    step = next(iter(ends.values())).step
+    return (
+        f"{clean(system.system)}: validation loss was taken once, at step {step:,} ({told}, means over seeds), so "
+        "there are no learning curves; --train.validate_every says how often it is taken."
+    )
+
+
 def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
     """What a number of seeds can find."""
     if len(system.power) < 2:
@@ -145,14 +160,14 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
         [*values, *floor, *([target] if target and target <= 3 * max(values) else [])], 186, 30, log=log, pad=0.04
     )
     board = Board(
-        name=name, title=f"Smallest effect that a number of seeds finds, {system.system}", height=226,
+        name=name, title=f"Smallest difference that a number of seeds finds, {system.system}", height=226,
         about=". ".join(f"{p.n} seeds: {_size(p.detectable, relative)}" for p in system.power),
     )  # fmt: skip
     board.axis_y(
         y,
         x.start,
         x.end,
-        "smallest detectable effect" + (", % of the baseline" if relative else f" in {clean(system.label)}"),
+        "smallest detectable difference" + (", % of the baseline's mean" if relative else f" in {clean(system.label)}"),
     )
     board.axis_x(x, 30, 186, "seeds")
     board.path([(x(p.n), y(factor * p.detectable)) for p in system.power], "curve c0")
@@ -167,7 +182,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
         board.text(x(here) + 5, 42, f"this study: {here}", "tick")
     return Picture(
         title="Power",
-        caption="The smallest effect that a number of seeds finds in four studies of five, at the median spread of "
+        caption="The smallest difference that a number of seeds finds in four studies of five, at the median spread of "
         f"this study's differences and after correction. {needed(findings, system)}",
         panels=(board.svg(),),
     )
@@ -175,7 +190,7 @@ def power(findings: Findings, system: SystemFound, name: str) -> Picture | None:
 
 def needed(findings: Findings, system: SystemFound) -> str:
     """How many seeds the wanted effect takes, in a sentence."""
-    wanted = f"a change of {percent(findings.mde)}"
+    wanted = f"a difference of {percent(findings.mde)} of the baseline's mean"
     if system.needed is None:
         return f"How many seeds would find {wanted} is not known, or no number of them would."
     more = system.needed - len(findings.seeds)

@@ -1,5 +1,14 @@
 "use strict";
+for (const box of document.querySelectorAll(".wide")) {
+  const hint = document.createElement("p");
+  hint.className = "note hint";
+  hint.textContent = "More columns to the right: scroll the table sideways \u2192";
+  box.before(hint);
+  new ResizeObserver(() => { hint.hidden = box.scrollWidth <= box.clientWidth + 1; }).observe(box);
+}
+
 for (const table of document.querySelectorAll("table.browse")) {
+  table.classList.add("sorts");
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const fixed = rows.filter((row) => row.classList.contains("apart"));

@@ -13,6 +13,9 @@ from importlib.resources import files
 from core.study.report.blocks import Block, Boxes, Document, Folded, Items, Picture, Say, Section, Table
 from core.study.report.words import SIGNS
 
+FEW = 5
+"""columns that a phone shows as a table; of more, each row becomes a card that names its cells"""
+
 
 def render(document: Document) -> str:
     """The page. Its policy lets a browser run the one script and the one style that it brings, and load nothing.
@@ -97,20 +100,23 @@ def _boxes(block: Boxes) -> str:
 def _table(table: Table) -> str:
     sides = [' class="number"' if table.numeric(j) else "" for j in range(len(table.header))]
     head = "".join(f'<th scope="col"{side}>{_say(text)}</th>' for side, text in zip(sides, table.header, strict=True))
+    cards = len(table.header) > FEW
     rows = []
     for i, row in enumerate(table.rows):
         cells = []
         for j, cell in enumerate(row):
             text = f"<b>{_say(cell.text)}</b>" if cell.strong else _name(cell.text) if j == 0 else _say(cell.text)
             value = "" if cell.sort is None else f' data-v="{cell.sort!r}"'
-            cells.append(f"<td{sides[j]}{value}>{text}</td>" if j else f'<th scope="row"{value}>{text}</th>')
+            said = f' data-label="{_say(table.header[j])}"' if cards and table.header[j] else ""
+            cells.append(f"<td{sides[j]}{value}{said}>{text}</td>" if j else f'<th scope="row"{value}>{text}</th>')
         kind = ' class="own"' if i in table.own else ' class="apart"' if i in table.apart else ""
         rows.append(f"<tr{kind}>{''.join(cells)}</tr>")
     note = f'<p class="note">{_say(table.note)}</p>' if table.note else ""
-    browse = ' class="browse"' if table.browse and len(table.rows) > 1 else ""
+    kinds = [*(["browse"] if table.browse and len(table.rows) > 1 else []), *(["cards"] if cards else [])]
+    named = f' class="{" ".join(kinds)}"' if kinds else ""
     return (
         f'<h3>{_say(table.title)}</h3><div class="wide" tabindex="0" role="region" aria-label="{_say(table.title)}">'
-        f"<table{browse}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
+        f"<table{named}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
     )
 
 

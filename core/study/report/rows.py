@@ -7,19 +7,9 @@ from collections.abc import Sequence
 from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.svg import LETTER, Board, fold, scale
-from core.study.report.words import (
-    SIGNS,
-    capital,
-    clean,
-    gain,
-    interval,
-    number,
-    percent,
-    plural,
-    short_names,
-    verdict_word,
-)
+from core.study.report.words import SIGNS, capital, clean, gain, interval, number, percent, short_names, verdict_word
 from core.study.stats.scores import Estimate
+from core.words import plural
 
 MOST = 40
 """arms that a figure shows"""
@@ -98,28 +88,27 @@ def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None
         effects.append((arm, estimate))
     if not effects:
         return None
-    noise, margin = _bands(findings, system, relative)
+    bands = _bands(findings, system, relative)
     names = short_names(findings, system)
     factor = 100.0 if relative else 1.0
     ends = [0.0, *(v for _, e in effects for v in (e.value, e.low, e.high) if v is not None)]
     reach = max(map(abs, ends)) or 1.0
-    ends += [s * b for b in (noise, margin) if b is not None and b <= 3 * reach for s in (-1, 1)]
+    ends += [end for _, span in bands.values() if span[1] <= 3 * reach for end in span]
     x, step = scale([factor * v for v in ends], LEFT + 6, RIGHT - 16), _step(len(effects))
     bottom = TOP + step * len(effects)
     board = Board(name=name, title=f"Paired differences to the baseline, {system.system}", height=bottom + FOOT + 14,
                   about=". ".join(f"{names[a.label]}: {interval(e, relative=relative, signed=True)}, {verdict_word(a)}"
                                   for a, e in effects))  # fmt: skip
-    for band, kind in ((margin, "margin"), (noise, "noise")):
-        if band is not None:
-            board.box(x(-factor * band), TOP - 6, x(factor * band) - x(-factor * band), bottom - TOP + 6, kind)
+    for kind, (_, (low, high)) in bands.items():
+        board.box(x(factor * low), TOP - 6, x(factor * high) - x(factor * low), bottom - TOP + 6, kind)
     unit = "change to the baseline, %" if relative else f"difference in {clean(system.label)}"
-    board.axis_x(x, TOP - 6, bottom, unit)
+    more = board.axis_x(x, TOP - 6, bottom, unit)
     board.line(x(0), TOP - 8, x(0), bottom, "zero")
     left, right = ("worse", "better") if system.larger_is_better else ("better", "worse")
     if x(0) - x.start > 44:
-        board.text(x(0) - 6, bottom + 42, f"← {left}", "tick", "end")
+        board.text(x(0) - 6, bottom + more + 42, f"← {left}", "tick", "end")
     if x.end - x(0) > 44:
-        board.text(x(0) + 6, bottom + 42, f"{right} →", "tick")
+        board.text(x(0) + 6, bottom + more + 42, f"{right} →", "tick")
     for i, (arm, e) in enumerate(effects):
         y, word = TOP + step * (i + 0.5), verdict_word(arm)
         kind = word.replace(" ", "-")
@@ -135,28 +124,35 @@ def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None
             f"{names[arm.label]}: {interval(e, relative=relative, signed=True)}",
         )
         board.text(RIGHT + 4, y + 4, SIGNS[word], f"sign {kind}", "middle")
-    bands = []
-    if noise is not None:
-        bands.append(f"grey: the noise floor, ±{percent(noise) if relative else number(noise)}")
-    if margin is not None:
-        bands.append(f"outlined: the margin of equivalence, ±{percent(margin) if relative else number(margin)}")
+    told = [f"{what}, {_span(ends, relative)}" for what, ends in bands.values()]
+    scales = " Changes are on logarithms, and the verdicts beside them on differences." if relative else ""
     legend = ", ".join(f"{SIGNS[w]} {w}" for w in dict.fromkeys(verdict_word(a) for a, _ in effects))
     most = max(a.contrast.n for a, _ in effects if a.contrast)
     return Picture(
         title="Differences to the baseline",
         caption=f"Arm minus baseline over {plural(most, 'shared seed' if len(findings.blocks) < 2 else 'pair')}, "
         f"with {100 * (1 - findings.alpha):g} % intervals, each for itself"
-        f"{'; ' + '; '.join(bands) if bands else ''}. Verdicts, which are corrected for many comparisons: {legend}."
-        f"{said}",
+        f"{'; ' + '; '.join(told) if told else ''}. Verdicts, which are corrected for many comparisons: {legend}."
+        f"{scales}{said}",
         panels=(board.svg(),),
     )  # fmt: skip
 
 
-def _bands(findings: Findings, system: SystemFound, relative: bool) -> tuple[float | None, float | None]:
-    floor = None if system.noise is None else system.noise.floor_relative if relative else system.noise.floor
-    if relative or not findings.margin:
-        return floor, findings.margin or None
-    return floor, None
+def _bands(findings: Findings, system: SystemFound, relative: bool) -> dict[str, tuple[str, tuple[float, float]]]:
+    """Kind of band -> what it is and where it ends, on the figure's own scale."""
+    found = {}
+    if relative and findings.margin:
+        found["margin"] = "outlined: the margin of equivalence", (-findings.margin, findings.margin)
+    if (noise := system.noise) is not None:
+        floor = noise.band_relative if relative else None if noise.floor is None else (-noise.floor, noise.floor)
+        if floor is not None:
+            found["noise"] = f"grey: the noise floor{', on logarithms' if relative else ''}", floor
+    return found
+
+
+def _span(ends: tuple[float, float], relative: bool) -> str:
+    low, high = ((percent if relative else number)(end, signed=True) for end in ends)
+    return f"±{high.removeprefix('+')}" if low[1:] == high[1:] else f"{low} to {high}"
 
 
 def _step(rows: int) -> float:

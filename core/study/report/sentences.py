@@ -11,14 +11,15 @@ from core.study.report.words import (
     interval,
     listed,
     percent,
-    plural,
     short_names,
     smallest,
     turned,
     verdict_word,
+    why_stopped,
 )
 from core.study.stats.scores import FEWEST
 from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, WORSE
+from core.words import plural
 
 MOST = 8
 """arms that are spoken of one by one; more are only named"""
@@ -85,7 +86,7 @@ def _of_arm(findings: Findings, arm: ArmFound, name: str) -> str:
     word = verdict_word(arm)
     effect, relative = gain(arm)
     if word == STOPPED:
-        return f"{name} was stopped: {clean(arm.stopped)}"
+        return f"{name} was stopped{why_stopped(arm)}"
     if word == NOT_TESTED or effect is None or arm.contrast is None:
         return f"{name} is not tested: {_why(arm)}"
     if word in (BETTER, WORSE):
@@ -99,5 +100,5 @@ def _of_arm(findings: Findings, arm: ArmFound, name: str) -> str:
         )
     least = smallest(arm)
     unit = "pair" if len(findings.blocks) > 1 else "seed"
-    limit = f"{plural(arm.contrast.n, unit)} find changes of {least} or more" if least else _why(arm)
+    limit = f"{plural(arm.contrast.n, unit)} find differences of {least} or more" if least else _why(arm)
     return f"{name} is inconclusive ({interval(effect, relative=relative, signed=True)}): {limit}"

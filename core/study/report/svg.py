@@ -17,6 +17,12 @@ WIDTH = 360.0
 """of every panel, in the units of its own picture; a phone shows it at about that many pixels"""
 LETTER = 6.6
 """mean width of a letter of the small text"""
+SMALL = 5.6
+"""the same of the names of axes, which are smaller"""
+NAME = 40
+"""letters on a line of an axis's name"""
+NEXT = 12.0
+"""from one line of such a name to the next"""
 COLOURS = 8
 SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
     (),
@@ -152,21 +158,31 @@ class Board:
         self.marks.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}>{inside}</text>')
 
     def axis_x(self, x: Scale, top: float, bottom: float, label: str, texts: Sequence[str] | None = None,
-               ticks: Sequence[float] | None = None) -> None:  # fmt: skip
-        """Grid lines, tick labels below and the name of the axis."""
+               ticks: Sequence[float] | None = None) -> float:  # fmt: skip
+        """Grid lines, tick labels below and the name of the axis, on two lines where it is long; returns by how much
+        the second line made the board higher."""
         ticks = x.ticks() if ticks is None else ticks
         for i, t in enumerate(ticks):
             self.line(x(t), top, x(t), bottom, "grid")
             self.text(x(t), bottom + 13, texts[i] if texts else tick_text(t, ticks), "tick", "middle")
-        self.text((x.start + x.end) / 2, bottom + 28, fold(label, 46, 1)[0] if label else "", "name", "middle")
+        lines = fold(label, NAME, 2)
+        middle = min((x.start + x.end) / 2, self.width - 8 - SMALL / 2 * max(map(len, lines), default=0))
+        for i, text in enumerate(lines):
+            self.text(middle, bottom + 28 + NEXT * i, text, "name", "middle")
+        more = NEXT * max(0, len(lines) - 1)
+        self.height += more
+        return more
 
     def axis_y(self, y: Scale, left: float, right: float, label: str) -> None:
-        """Grid lines and tick labels; the name of the axis stands above it, level, so that it can be read."""
+        """Grid lines and tick labels; the name of the axis stands above it, level, so that it can be read. There is
+        room for its second line where the axis begins 30 below the edge."""
         ticks = y.ticks()
         for t in ticks:
             self.line(left, y(t), right, y(t), "grid")
             self.text(left - 5, y(t) + 3.5, tick_text(t, ticks), "tick", "end")
-        self.text(4, min(y.start, y.end) - 9, fold(label, 54, 1)[0] if label else "", "name")
+        lines = fold(label, 54, 2)
+        for i, text in enumerate(lines):
+            self.text(4, min(y.start, y.end) - 9 - NEXT * (len(lines) - 1 - i), text, "name")
 
     def legend(self, names: Sequence[str], top: float, left: float = 8) -> float:
         """Marks with their names, in rows; returns where they end."""

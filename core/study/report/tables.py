@@ -5,8 +5,10 @@ from __future__ import annotations
 from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Cell, Table
 from core.study.report.words import (
+    SCALES,
     UNIT,
     amount,
+    capital,
     chance,
     clean,
     duration,
@@ -16,6 +18,7 @@ from core.study.report.words import (
     verdict_word,
 )
 from core.study.stats.scores import Estimate
+from core.words import reason
 
 
 def primary(findings: Findings, system: SystemFound) -> Table:
@@ -36,7 +39,8 @@ def primary(findings: Findings, system: SystemFound) -> Table:
     ]
     note = (
         f"Mean with {100 * (1 - findings.alpha):g} % t interval over seeds; difference and change are paired, arm "
-        "minus baseline; p after Holm's correction. Bold: the best mean, which is no verdict. P(improve): share of "
+        "minus baseline; p after Holm's correction. "
+        f"{capital(SCALES)}. Bold: the best mean, which is no verdict. P(improve): share of "
         "seeds where the arm is better."
     )
     turned = sorted((a.label, k, v) for a in system.arms for k, v in a.matched.items())
@@ -126,8 +130,11 @@ def units(findings: Findings, system: SystemFound) -> Table | None:
     )
 
 
+WAY = "In per cent of the way from the trivial baseline (0) to the best possible score (100)"
+
+
 def over_systems(findings: Findings) -> list[Table]:
-    """One arm over all systems: the mean effect, and a description of the middle half."""
+    """One arm over all systems: the mean effect."""
     tables = []
     if findings.over_systems:
         systems = sorted({name for row in findings.over_systems for name in row.effects})
@@ -142,38 +149,42 @@ def over_systems(findings: Findings) -> list[Table]:
         tables.append(
             Table(
                 title="Mean effect over systems",
-                header=("arm", *map(clean, systems), "mean effect", "p"),
+                header=("arm", *map(clean, systems), "mean effect, % of the way", "p"),
                 rows=tuple(rows),
-                note="In points of the way from the trivial baseline (0) to the best possible score (100), above 0 is "
-                "better. Systems are fixed, not a sample; degrees of freedom by Satterthwaite.",
-            )
-        )
-    if findings.iqm is not None:
-        iqm = findings.iqm
-        rows = [
-            (
-                Cell(clean(label)), Cell(_points(mean, signed=False), mean.value),
-                Cell(_points(iqm.differences.get(label)), _value(iqm.differences.get(label))),
-            )
-            for label, mean in sorted(iqm.means.items())
-        ]  # fmt: skip
-        tables.append(
-            Table(
-                title="Interquartile means (descriptive)",
-                header=("arm", "interquartile mean", "difference to the baseline"),
-                rows=tuple(rows),
-                note="The mean of the middle half of all seeds and systems, with percentile intervals of a paired "
-                "bootstrap. A description: over few seeds such intervals are too narrow to test anything.",
+                note=f"{WAY}; above 0 is better. Systems are fixed, not a sample; degrees of freedom by Satterthwaite.",
             )
         )
     return tables
+
+
+def middle(findings: Findings) -> Table | None:
+    """A description of the middle half of all scores, over all systems or of the only one."""
+    if findings.iqm is None:
+        return None
+    iqm = findings.iqm
+    rows = [
+        (
+            Cell(clean(label)), Cell(_points(mean, signed=False), mean.value),
+            Cell(_points(iqm.differences.get(label)), _value(iqm.differences.get(label))),
+        )
+        for label, mean in sorted(iqm.means.items())
+    ]  # fmt: skip
+    several = len(findings.systems) > 1
+    return Table(
+        title="Interquartile means (descriptive)",
+        header=("arm", "interquartile mean, % of the way", "difference, % of the way"),
+        rows=tuple(rows),
+        note=f"{WAY}: the mean of the middle half of all {'seeds and systems' if several else 'seeds'}, with "
+        "percentile intervals of a paired bootstrap. A description: over few seeds such intervals are too narrow to "
+        "test anything.",
+    )
 
 
 def idle(findings: Findings) -> Table | None:
     """Cells that do not run, and why."""
     if not findings.idle:
         return None
-    rows = tuple(tuple(Cell(clean(t)) for t in row) for row in findings.idle)
+    rows = tuple(tuple(Cell(clean(t)) for t in (label, state, reason(why))) for label, state, why in findings.idle)
     return Table(title="Cells that do not run", header=("cell", "state", "reason"), rows=rows)
 
 

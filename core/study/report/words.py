@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -129,24 +130,47 @@ def listed(items: Sequence[str], most: int = 8) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]])) if items else ""
 
 
-def plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
-
-
 def short_names(findings: Findings, system: SystemFound) -> dict[str, str]:
     """What arms are called in sentences and figures: the levels in which they differ from the baseline.
 
+    The name of a piece stands for itself; a number, a truth value or a text keeps the last word of its key, `lr=3.0`.
     Where two arms would be called alike, both go by their labels.
     """
     base = next((a.levels for a in system.arms if a.baseline), findings.baseline)
-    short = {a.label: _short(a, base) for a in system.arms}
+    short = {a.label: _short(findings, a, base) for a in system.arms}
     taken = list(short.values())
     return {label: clean(name if taken.count(name) == 1 else label) for label, name in short.items()}
 
 
-def _short(arm: ArmFound, base: Mapping[str, str]) -> str:
-    other = [level for axis, level in sorted(arm.levels.items()) if arm.baseline or base.get(axis) != level]
-    return " + ".join(other) or arm.label
+def _short(findings: Findings, arm: ArmFound, base: Mapping[str, str]) -> str:
+    other = [axis for axis, level in sorted(arm.levels.items()) if arm.baseline or base.get(axis) != level]
+    return " + ".join(_level(findings, axis, arm.levels[axis]) for axis in other) or arm.label
+
+
+def _level(findings: Findings, axis: str, level: str) -> str:
+    named = _says_itself(level) and (findings.pieces is None or axis in findings.pieces)
+    if named:
+        return level
+    last = axis.rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == last for other in findings.axes) < 2
+    return f"{last if alone else axis}={level}"
+
+
+def _says_itself(level: str) -> bool:
+    """Whether a level is legible without its axis: no number, truth value, list or empty text."""
+    if level in ("true", "false", "") or level.startswith("["):
+        return False
+    try:
+        float(level)
+    except ValueError:
+        return True
+    return False
+
+
+def why_stopped(arm: ArmFound) -> str:
+    """`at step 10: worse than the baseline by 2.1 standard errors`: what follows the word stopped."""
+    hit = re.fullmatch(r"step (\d+): (?:stopped: )?(.*)", clean(arm.stopped))
+    return f" at step {int(hit[1]):,}: {hit[2]}" if hit else f": {clean(arm.stopped)}"
 
 
 def verdict_word(arm: ArmFound) -> str:
@@ -156,24 +180,38 @@ def verdict_word(arm: ArmFound) -> str:
     return NOT_TESTED if arm.verdict is None else arm.verdict.word
 
 
-def smallest(arm: ArmFound) -> str:
-    """The smallest effect that would have been found, or nothing."""
+SCALES = (
+    "tests, and verdicts of better or worse, are on differences; changes in %, and equivalence, are on logarithms, so "
+    "where scores are skewed an interval in % may leave out 0 otherwise than the verdict does"
+)
+"""what a reader must know who sees a verdict beside a change in per cent"""
+
+
+def smallest(arm: ArmFound, *, bare: bool = False) -> str:
+    """The smallest difference that the test would have found, or nothing; a share is one of the baseline's mean, which
+    is said unless `bare`."""
     verdict = arm.verdict
-    if verdict is None or (verdict.detectable is None and verdict.detectable_relative is None):
+    if verdict is None or verdict.detectable is None:
         return ""
-    if verdict.detectable_relative is not None:
-        return percent(verdict.detectable_relative)
-    return number(verdict.detectable)
+    if verdict.detectable_relative is None:
+        return number(verdict.detectable)
+    return percent(verdict.detectable_relative) + ("" if bare else " of the baseline's mean")
 
 
 def gain(arm: ArmFound) -> tuple[Estimate | None, bool]:
-    """The effect turned so that above 0 is better, and whether it is a share of the baseline."""
+    """The effect turned so that above 0 is better, and whether it is a change in per cent, which is on logarithms.
+
+    Where scores are so skewed that the change points the other way than the difference, it is the difference: the
+    verdict is on that.
+    """
     contrast = arm.contrast
     if contrast is None or contrast.difference is None:
         return None, False
     # Logarithms of large numbers may be all alike although the numbers are not: then there is no relative interval.
     relative = contrast.relative
     if relative is not None and relative.low is None and contrast.difference.low is not None:
+        relative = None
+    if relative is not None and relative.value * contrast.difference.value < 0:
         relative = None
     estimate = relative or contrast.difference
     return (estimate if contrast.larger_is_better else turned(estimate)), relative is not None

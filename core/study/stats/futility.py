@@ -31,7 +31,7 @@ class Futility:
     behind: float | None
     """standard errors by which the arm is worse; negative where it is better"""
     why: str
-    """one sentence"""
+    """in words, whichever way it went"""
 
 
 def futile(base_S: Scores, arm_S: Scores, larger_is_better: bool) -> Futility:
@@ -44,11 +44,11 @@ def futile(base_S: Scores, arm_S: Scores, larger_is_better: bool) -> Futility:
     behind = None if contrast.t is None else (-contrast.t if larger_is_better else contrast.t)
     stop = behind is not None and behind > ERRORS
     if behind is None:
-        why = f"goes on: {contrast.n} complete pairs at the rung give no standard error"
+        why = f"{contrast.n} complete pairs at the rung give no standard error"
     elif stop:
-        why = f"stopped: worse than the baseline by {behind:.2f} standard errors over {contrast.n} pairs"
+        why = f"worse than the baseline by {behind:.2f} standard errors over {contrast.n} pairs"
     else:
-        why = f"goes on: not worse than the baseline by more than {ERRORS} standard errors over {contrast.n} pairs"
+        why = f"not worse than the baseline by more than {ERRORS} standard errors over {contrast.n} pairs"
     return Futility(
         stop=stop,
         n=contrast.n,

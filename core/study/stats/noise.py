@@ -43,7 +43,13 @@ class NoiseFloor:
     floor: float | None
     """differences up to this are within noise, in the metric's own unit"""
     floor_relative: float | None
-    """the same from logarithms, as a share; None where any score is 0 or below"""
+    """the same from logarithms, as a share upwards; None where any score is 0 or below"""
+
+    @property
+    def band_relative(self) -> tuple[float, float] | None:
+        """The floor on logarithms as changes down and up: exp(-x) - 1 and exp(x) - 1, so never below -1."""
+        up = self.floor_relative
+        return None if up is None else (-up / (1 + up), up)
 
 
 def noise_floor(first_S: Scores, second_S: Scores, alpha: float = 0.05) -> NoiseFloor:

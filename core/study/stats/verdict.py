@@ -1,8 +1,10 @@
 """What may be said of each arm of a study: better, worse, equivalent, inconclusive, or not tested.
 
-"Not better" is not "the same": only an equivalence test within a margin that was set beforehand says so. The family is
-every contrast planned for the primary metric. It is frozen before anything runs: arms that failed or were stopped for
-futility still count in it, so that losing arms cannot make the rest significant.
+"Not better" is not "the same": only an equivalence test within a margin that was set beforehand says so. Better and
+worse, and the smallest effect that would have been found, are on differences; a relative margin, as every change in
+per cent, is on logarithms. The family is every contrast planned for the primary metric. It is frozen before anything
+runs: arms that failed or were stopped for futility still count in it, so that losing arms cannot make the rest
+significant.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from scipy import special
 
 from core.study.stats.contrast import Contrast
 from core.study.stats.power import detectable
-from core.study.stats.scores import FEWEST, grown, positive, share
+from core.study.stats.scores import FEWEST, LARGEST, positive, share
 
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE, NOT_TESTED = "better", "worse", "equivalent", "inconclusive", "not tested"
 POWER = 0.8
@@ -61,7 +63,7 @@ class Verdict:
     detectable: float | None
     """smallest difference found with 80 % power at alpha / family_size, in the metric's own unit"""
     detectable_relative: float | None
-    """the same as a share of the baseline, from logarithms"""
+    """the same as a share of the baseline's mean; None where a score is 0 or below, as shares then mean little"""
 
 
 def holm(p_values: Sequence[float | None], family_size: int | None = None) -> list[float | None]:
@@ -176,13 +178,14 @@ def _detectable(contrast: Contrast, alpha: float) -> tuple[float | None, float |
         return None, None
     widen = math.sqrt(contrast.inflation)
     plain = detectable(contrast.n, contrast.sd * widen, alpha, POWER) if contrast.sd else None
-    if not contrast.relative_sd:
+    if plain is None or contrast.relative is None or not contrast.baseline_mean:
         return plain, None
-    return plain, grown(detectable(contrast.n, contrast.relative_sd * widen, alpha, POWER))
+    of_mean = plain / abs(contrast.baseline_mean)
+    return plain, of_mean if of_mean < LARGEST else None
 
 
 def _unknown(contrast: Contrast, smallest: float | None, smallest_relative: float | None) -> str:
     if smallest is None:
         return f"all {contrast.n} pairs differ by the same amount, which says nothing about the spread"
-    size = f"{smallest:.3g}" if smallest_relative is None else f"{smallest_relative:.1%}"
-    return f"an effect below {size} would be missed more often than in one study of five"
+    size = f"{smallest:.3g}" if smallest_relative is None else f"{smallest_relative:.1%} of the baseline's mean"
+    return f"a difference below {size} would be missed more often than in one study of five"

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.kinds.ffn import RoutedLayer
+
 STATES = 5
 """of the way that are kept, evenly from first to last, the result not counted"""
 
@@ -69,9 +71,10 @@ def watching(model: nn.Module) -> Iterator[Watch]:
         return keep
 
     handles = [model.register_forward_pre_hook(shown)]
-    for index, block in enumerate(model.get_submodule("blocks").children()):
+    routed = [module for module in model.modules() if isinstance(module, RoutedLayer)]
+    for index, layer in enumerate(routed):
         name = f"layer {index}"
-        watch.layers[name] = block.get_submodule("ffn")
+        watch.layers[name] = layer
         handles.append(watch.layers[name].register_forward_pre_hook(entered(name)))
     try:
         yield watch
