@@ -31,6 +31,7 @@ from core.train.progress import Progress
 from core.train.rundir import RunDir
 from core.train.settings import Run
 from core.train.streams import Streams
+from core.train.tracked import finals, open_track
 from core.train.trained import keep_preparation
 
 
@@ -192,7 +193,7 @@ def _go(
     if step:
         progress.say(f"going on from the checkpoint of step {step}")
     hooks.fire("core_run_start", run=run)
-    track = settings.tracker.start(run.path, step)
+    track = open_track(settings.tracker, run.path, step, progress.say)
     clock = _Clock(run.path / "timing.jsonl", step)
 
     def stepped(at: int, numbers: dict[str, float]) -> None:
@@ -212,16 +213,19 @@ def _go(
                 Listener(step=stepped, valid=validated, say=progress.say),
                 lambda: stop() or bool(until and trainer.place.step >= until),
             )
+        clock.write(trainer.place.step)
+        if not finished:
+            progress.say(
+                f"stopped at step {trainer.place.step}; the same command, or `core resume {run.path}`, goes on"
+            )
+            _settle(run, "stopped", "interrupted", hooks)
+            return "stopped"
+        progress.say("evaluating on held-out data")
+        evaluation, gates = evaluate(trainer)
+        save_evaluation(run, evaluation, gates, whole=report != "none")
+        track.conclude(trainer.place.step, finals(evaluation))
     finally:
         track.finish()
-    clock.write(trainer.place.step)
-    if not finished:
-        progress.say(f"stopped at step {trainer.place.step}; the same command, or `core resume {run.path}`, goes on")
-        _settle(run, "stopped", "interrupted", hooks)
-        return "stopped"
-    progress.say("evaluating on held-out data")
-    evaluation, gates = evaluate(trainer)
-    save_evaluation(run, evaluation, gates, whole=report != "none")
     if report == "drawn":
         from core.report.write import write_report  # draws, and drawing takes a second to import
 

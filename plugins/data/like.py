@@ -23,6 +23,7 @@ from core.names import near
 from plugins.data.anndata_file import AnnDataFile
 from plugins.data.cells import dense, ordered, stored
 from plugins.data.prepare import Preparation
+from plugins.data.staged import stage
 
 SHOWN = 5
 """names that a note lists before it counts"""
@@ -58,7 +59,8 @@ def read_like(path: Path, preparation: Mapping[str, Any], needs: Collection[str]
     """Open a file of cells for a model that was trained on others.
 
     Genes are matched by name: those that the file lacks are taken at their training mean, others are left out, and both
-    are told. Each section's cells are placed around their own mean position.
+    are told. Each section's cells are placed around their own mean position. Where the training cells came from a
+    prepared folder (`staged`), stage 1 is done first: see `plugins.data.staged.stage`.
 
     Args:
         path: an .h5ad file.
@@ -103,9 +105,13 @@ def _read(
         place = {name: code for code, name in enumerate(types)}
         type_n = np.array([place.get(names[code], -1) if code >= 0 else -1 for code in own_n], np.int64)
     values, shared_G = None, np.zeros(len(panel), bool)
+    staged = preparation.get("staged")
     if "expression" in needs:
-        values, shared_G = _expression(file, panel, preparation["transform"], keys, notes)
-    position_nP = _position(file, preparation["dims"], "position" in needs, keys, notes)
+        logged = staged is not None and (staged["knobs"]["normalize"] or staged["knobs"]["log1p"])
+        values, shared_G = _expression(file, panel, "log1p" if logged else preparation["transform"], keys, notes)
+        if staged is not None:
+            values = stage(values, shared_G, section_n, sections, path.stem, staged, notes)
+    position_nP = _position(file, preparation["dims"], "position" in needs, keys, notes, staged)
     known = frozenset(["expression"] * (values is not None) + ["position"] * (position_nP is not None))
     if position_nP is None:
         position_nP = np.zeros((cells, preparation["dims"]))
@@ -299,14 +305,16 @@ def _check_values(file: AnnDataFile, matrix: str, values: Any, transform: str, n
         values.sum_duplicates()
 
 
-def _position(file: AnnDataFile, dims: int, needed: bool, keys: Keys, notes: list[str]) -> np.ndarray | None:
+def _position(
+    file: AnnDataFile, dims: int, needed: bool, keys: Keys, notes: list[str], staged: Mapping[str, Any] | None
+) -> np.ndarray | None:
     listed = ", ".join(file.obsm) or "none"
     wrong = ""
     values: Any = None
     if keys.position not in file.obsm:
         wrong = f"{file.name}: obsm has no key {keys.position!r}, where positions are looked for (there is: {listed})"
     else:
-        values = np.asarray(file.embedding(keys.position))
+        values = _flat(np.asarray(file.embedding(keys.position)), dims, staged)
         if values.ndim != 2 or values.dtype.kind not in "buif" or values.shape[1] != dims:
             wrong = (
                 f"{file.name}: obsm[{keys.position!r}] is {values.dtype} of shape {values.shape}, and the run was "
@@ -322,6 +330,15 @@ def _position(file: AnnDataFile, dims: int, needed: bool, keys: Keys, notes: lis
     if keys.position in file.obsm:
         notes.append(f"{wrong}, so it is not read.")
     return None
+
+
+def _flat(values: Any, dims: int, staged: Mapping[str, Any] | None) -> Any:
+    """Positions with the axes of a prepared folder: a section of a stack is flat, and of three axes two may be kept."""
+    if staged is None or values.ndim != 2 or values.dtype.kind not in "buif":
+        return values
+    if staged["stacked"] and values.shape[1] == 2:
+        return np.column_stack([values, np.zeros(len(values))])
+    return values[:, :2] if dims == 2 and values.shape[1] == 3 else values
 
 
 def _coded(file: AnnDataFile, asked: str, usual: str, notes: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:

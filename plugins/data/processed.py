@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -23,10 +23,12 @@ from core.params import group, knob, params
 from core.train.streams import Streams
 from plugins.data.cells import Block
 from plugins.data.division import SPLITS
+from plugins.data.like import Keys, NewCells, read_like
 from plugins.data.prepare import FLAT
 from plugins.data.sets import Sets
 from plugins.data.shards import Reader
 from plugins.data.stage2 import MADE
+from plugins.data.staged import told
 from plugins.data.transform import Fitted
 from plugins.data.windows import Chunk, Window, by_section, chunks_of, packed
 
@@ -55,6 +57,10 @@ class Processed(Data):
     memory: float = knob(512.0, "decoded cells that are held at once", gt=0, unit="MiB", acts="reading!=map")
     clip: float = knob(10.0, "standardised expression is held within +- this many deviations", gt=0, unit="sd")
     sets: Sets = group("how cells are grouped for training")
+    position: str = knob("", "of raw files shown to a trained model: key of `obsm`; empty: as prepared", identity=False)
+    section: str = knob("", "of such files: column of `obs` that names sections; empty: as prepared", identity=False)
+    cell_type: str = knob("", "of such files: column of `obs` that names types; empty: as prepared", identity=False)
+    layer: str = knob("", "of such files: layer to read expression from; empty: as prepared", identity=False)
 
     def open(self) -> ProcessedSource:
         """Check the folder against its manifest and read its metadata; no cell yet.
@@ -64,6 +70,12 @@ class Processed(Data):
                 its manifest does not list or not in that size.
         """
         return ProcessedSource(read_listed(Path(self.path).expanduser(), MADE), self)
+
+    def like(self, path: Path, preparation: Mapping[str, Any], needs: Collection[str]) -> NewCells:
+        """Cells of a raw file: stage 1, then this loader; see `plugins.data.like.read_like`."""
+        asked = {"position": self.position, "section": self.section, "cell_type": self.cell_type, "layer": self.layer}
+        read = preparation["staged"]["read"] if "staged" in preparation else {}
+        return read_like(path, preparation, needs, Keys(**{**read, **{k: v for k, v in asked.items() if v}}))
 
 
 @final
@@ -225,6 +237,22 @@ class ProcessedSource(Source):
             KeyError: no section is called so.
         """
         return Fitted.from_json(self._listed.json("statistics.json")[section])
+
+    def preparation(self) -> dict[str, Any]:
+        """What stage 1 did and what this loader does: all that raw cells need, whatever section they are from."""
+        statistics = self._listed.json("statistics.json")
+        return {
+            "transform": "none",
+            "target_sum": 1.0,
+            "clip": float(self._clip),
+            "mean": self._mean_G.tolist(),
+            "std": self._std_G.tolist(),
+            "scale": self._said["model"]["scale"],
+            "dims": self._said["dims"],
+            "genes": list(self._said["genes"]),
+            "types": list(self._said["cell_types"]),
+            "staged": told(self._said, statistics),
+        }
 
     def standardised(self, values: Block) -> np.ndarray:
         """Stored values in model units: float32 deviations from the training mean, clipped; constant genes 0."""

@@ -16,7 +16,7 @@ FILE = "metrics.jsonl"
 
 @params
 class Jsonl(Tracker):
-    """Appends `{"step": ..., name: value, ...}` to metrics.jsonl of the run."""
+    """Appends `{"step": ..., name: value, ...}` to metrics.jsonl of the run; it is written beside any other tracker."""
 
     def start(self, directory: Path, step: int) -> Track:
         path = directory / FILE
@@ -32,6 +32,9 @@ class _Track:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         self._handle.write(json.dumps({"step": step, **scalars}) + "\n")
         self._handle.flush()
+
+    def conclude(self, step: int, scores: Mapping[str, float]) -> None:
+        """Nothing: curves are read from here, and final scores stand in evaluation.json."""
 
     def finish(self) -> None:
         self._handle.close()

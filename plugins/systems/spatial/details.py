@@ -5,6 +5,7 @@ N cells, P axes of space, S states, T types, E experts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,30 @@ import numpy as np
 
 from core.kinds.system import Picture
 from core.score import MODEL
-from plugins.systems.spatial.drawing import OWN, PLAIN, WIDTH, canvas, frame, planes_of, ratio, scatter
+from plugins.systems.spatial.drawing import OWN, PLAIN, WIDTH, canvas, draw_maps, frame, planes_of, ratio, scatter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CLEAN = (
+    "The network is shown the true cells without noise. Each panel has a colour scale of its own, which leaves out the "
+    "2 % at either end."
+)
+MAPS = {
+    "attention": (
+        "Which cells attention reads",
+        "attention received (1: even share)",
+        "How much attention a cell receives from all cells of the section, as a mean over heads: 1 where it gets an "
+        f"even share, 2 where twice that. {CLEAN} Attention is no measure of what the output owes to a cell.",
+    ),
+    "gate": (
+        "Where gates are open",
+        "mean score of the gate",
+        "What a gate lets through of what a cell has read, as a mean over heads and channels: 1 lets all pass, 0 "
+        f"nothing. {CLEAN}",
+    ),
+}
+"""kind of map -> title, label of its colours, caption"""
 RULE = "nearest 15 cells"
 MOST_TYPES = 16
 Align = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -41,6 +61,24 @@ def details(arrays: Arrays, unit: str, align: Align) -> list[Picture]:
     }
     if shares and typed:
         found.append(_experts(arrays, unit, shares))
+    return found
+
+
+def maps(arrays: Arrays) -> list[Picture]:
+    """Attention and gates over the section that was mapped, each where it is there."""
+    found = []
+    for unit in [key.removeprefix("seen/") for key in arrays if key.startswith("seen/")]:
+        true_NP = arrays[f"seen/{unit}"].astype(float)
+        for name, (title, label, caption) in MAPS.items():
+            panels = {
+                key.removeprefix(f"{name}/{unit}/"): value
+                for key, value in arrays.items()
+                if key.startswith(f"{name}/{unit}/")
+            }
+            if panels:
+                draw = functools.partial(draw_maps, true_NP, panels, label)
+                about = f"{caption} Shown: {len(true_NP)} cells of {unit} at their true places."
+                found.append(Picture(name=f"{name}_map", title=f"{title} in {unit}", caption=about, draw=draw))
     return found
 
 

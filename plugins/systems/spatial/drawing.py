@@ -96,6 +96,29 @@ def draw_genes(names: list[str], position_NP: np.ndarray, true_Nk: np.ndarray, m
     return figure
 
 
+def draw_maps(position_NP: np.ndarray, panels: dict[str, np.ndarray], label: str) -> Figure:
+    """One column a layer: values (N,) over the tissue, each on its own scale, from its 2nd to its 98th percentile."""
+    plane = planes_of(position_NP)[0]
+    low_P, high_P = position_NP.min(0), position_NP.max(0)
+    wide = WIDTH / max(3, len(panels))
+    figure = canvas(wide * ratio(high_P - low_P, plane) + 1.0)
+    axes = figure.subplots(1, max(3, len(panels)), squeeze=False)[0]
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (name, values_N) in zip(axes, panels.items(), strict=False):
+        low, high = np.quantile(values_N, (0.02, 0.98)).tolist()
+        if high - low < 1e-3 * max(1.0, abs(high)):  # an even map is one colour, not the noise of its last digits
+            low, high = low - 0.01 * max(1.0, abs(low)), high + 0.01 * max(1.0, abs(high))
+        dots = scatter(ax, position_NP, plane, values_N, (low, high))
+        frame(ax, low_P, high_P, plane)
+        ax.set_title(name, fontsize=10.5)
+        bar = figure.colorbar(dots, ax=ax, location="bottom", shrink=0.85, aspect=22, extend="both")
+        bar.set_label(label, fontsize=9)
+        bar.ax.locator_params(nbins=4)
+        bar.ax.tick_params(labelsize=8.5)
+    return figure
+
+
 def draw_scores(scores: list[Score]) -> Figure:
     """One panel a metric, one line an arm, for the scores of one task."""
     metrics = list(dict.fromkeys(s.metric for s in scores))

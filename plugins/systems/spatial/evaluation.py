@@ -17,6 +17,7 @@ from core.train.streams import Streams
 from plugins.systems.spatial import extra
 from plugins.systems.spatial.fields import MODALITIES
 from plugins.systems.spatial.judge import SAMPLE, Arms, Judge, cells_of
+from plugins.systems.spatial.maps import CELLS, mapped
 from plugins.systems.spatial.watch import watching
 
 if TYPE_CHECKING:
@@ -27,14 +28,21 @@ if TYPE_CHECKING:
 def evaluated(system: Spatial, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
     """Scores of what the mode learns, unit by unit; see `core.kinds.System.evaluate`."""
     train = [cells_of(batch) for batch in source.split("train", streams).units()]
-    known = {m: np.concatenate([cells[m] for cells in train]) for m in MODALITIES}
+    known = {m: np.concatenate([part[m] for part in train]) for m in MODALITIES}
     device = next(model.parameters()).device
     judge = Judge(system.metrics)
     held = source.split(split, streams)
-    chosen = judge.choose({unit.units[0]: int(unit.real_BN.sum()) for unit in held.units()})
+    cells = {unit.units[0]: int(unit.real_BN.sum()) for unit in held.units()}
+    chosen = judge.choose(cells)
+    # One section is mapped: the first that is shown whole, else the first.
+    shown = next((name for name in chosen if cells[name] <= CELLS), next(iter(chosen), None))
     for index, unit in enumerate(held.units()):
         if unit.units[0] not in chosen:
             continue
+        if unit.units[0] == shown:
+            arrays, notes = mapped(model, unit, streams)
+            judge.arrays |= arrays
+            judge.notes += notes
         arms: dict[str, Arms] = {}
         for m in system.learned:
             mean = system.expect(model, unit.to(device), (m,), streams.generator(f"eval:{m}", index))

@@ -6,6 +6,8 @@ Drawn from `Evaluation.arrays`, with u a test unit:
 - `true/<u>`: positions (N, P); `placed/<arm>/<u>`: positions (N, P) by the model and by baselines;
 - `genes`: names (k,) of those the model predicts best, middling and worst; `expression_true/<u>` and
   `expression_model/<u>`: values (N, k); `expression_error/<arm>/<u>`: mean squared error of each cell (N,);
+- `seen/<u>`: positions (n, P) of the cells whose attention and gates are mapped; `attention/<u>/<layer>` and
+  `gate/<u>/<layer>`: values (n,), as `plugins.systems.spatial.maps.mapped` tells;
 - `way/<u>`: positions (S, N, P) on the way of one sample; `experts/<u>/<layer>`: share of each expert by type (T, E).
 
 Arms are `model`, variants of it such as `model, one sample`, baselines, and `ceiling`.
@@ -21,7 +23,7 @@ import numpy as np
 
 from core.kinds.system import Evaluation, Picture, Score
 from core.score import CEILING, is_model
-from plugins.systems.spatial.details import details
+from plugins.systems.spatial.details import details, maps
 from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, planes_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -40,6 +42,7 @@ def pictures(evaluation: Evaluation) -> list[Picture]:
         if f"expression_model/{unit}" in arrays:
             found.append(_genes(arrays, unit))
         found += details(arrays, unit, align)
+    found += maps(arrays)
     return found + [_scores(task, scores) for task in dict.fromkeys(s.task for s in scores)]
 
 
