@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.nn.recompute import repeating
 from core.train.between import BetweenSteps
+from core.train.ranks import share
 from core.train.streams import Stochastic
 from plugins.ffn._grouped import Spans
 
@@ -90,14 +91,19 @@ class Router(BetweenSteps, nn.Module):
 
     def count(self, counts_E: Tensor) -> None:
         """Note how many tokens of a training pass chose each expert; a pass that is repeated counts once."""
-        if self.offset_E is not None and not repeating():
+        mine = share()
+        if self.offset_E is not None and not repeating() and not (mine is not None and mine.idle):
             self._seen_E = counts_E if self._seen_E is None else self._seen_E + counts_E
 
     def step_taken(self) -> None:
-        if self.offset_E is None or self._seen_E is None:
+        if self.offset_E is None:
             return
-        seen_E = self._seen_E
-        if dist.is_available() and dist.is_initialized():
+        many = dist.is_available() and dist.is_initialized()
+        if self._seen_E is None and not many:
+            return
+        # A rank that had no set of its own takes part in the sum all the same.
+        seen_E = self.offset_E.new_zeros(len(self.offset_E), dtype=torch.int64) if self._seen_E is None else self._seen_E
+        if many:
             dist.all_reduce(seen_E)
         # Whole numbers, as a rounded mean would tip an even load to one side.
         self.offset_E += self.rate * torch.sign(seen_E.sum() - len(seen_E) * seen_E)
@@ -109,7 +115,7 @@ class Normal(Stochastic):
 
     def forward(self, like: Tensor) -> Tensor:
         # The middle of each of 2^24 equal parts of (0, 1), as the inverse has no value at the ends.
-        u = self.uniform(like.shape, like).double() + 2.0**-25
+        u = self.uniform(like.shape, like, over="tokens").double() + 2.0**-25
         return torch.special.ndtri(u).to(like.dtype)
 
 
@@ -123,7 +129,7 @@ class Jitter(Stochastic):
     def forward(self, x_ND: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x_ND
-        return x_ND * (1.0 + self.rate * (2.0 * self.uniform(x_ND.shape, x_ND).to(x_ND.dtype) - 1.0))
+        return x_ND * (1.0 + self.rate * (2.0 * self.uniform(x_ND.shape, x_ND, over="tokens").to(x_ND.dtype) - 1.0))
 
 
 @attrs.frozen

@@ -1,0 +1,26 @@
+"""Data parallelism: every process holds the whole model, gradients are averaged."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import final
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from core.params import params
+from core.train.ranks import Shared
+from plugins.strategies._ranked import Ranked
+
+
+@final
+@params
+class Ddp(Ranked):
+    """`DistributedDataParallel` (Li et al. 2020, arXiv:2006.15704); gradients travel once a step."""
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        return Shared(DistributedDataParallel(model, broadcast_buffers=False))
+
+    def summing(self, called: nn.Module, last: bool) -> AbstractContextManager[None]:
+        inner = called.get_submodule("network")
+        return nullcontext() if last or not isinstance(inner, DistributedDataParallel) else inner.no_sync()
