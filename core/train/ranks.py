@@ -118,6 +118,19 @@ class Share:
         drawn = torch.rand((whole, *shape[1:]), generator=generator)[begin : begin + shape[0]]
         return drawn if len(drawn) == shape[0] else torch.full(shape, 0.5)
 
+    def tokens(self, x: Tensor) -> tuple[Tensor, int]:
+        """The rows of all ranks' tokens, in the order of the sets, and where this rank's begin; no gradient.
+
+        Of a rank without sets of its own come none.
+        """
+        leads = self._leads(len(x), x.device)
+        padded = x.new_zeros(max(leads), *x.shape[1:])
+        if not self.idle:
+            padded[: len(x)] = x.detach()
+        parts = [torch.empty_like(padded) for _ in leads]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, leads, strict=True)]), sum(leads[: self.rank])
+
     def _leads(self, mine: int, device: torch.device) -> list[int]:
         told = torch.zeros(self.ranks, dtype=torch.int64, device=device)
         told[self.rank] = 0 if self.idle else mine
@@ -209,17 +222,18 @@ class Shared(nn.Module):
         def cut(x: Tensor) -> Tensor:
             return x[mine.rows] if x.dim() and len(x) == mine.sets else x
 
-        out = self.network(*_each(given, cut), **_each(named, cut))
-        return _each(out, lambda x: gathered(x) if x.dim() else x)
+        out = self.network(*each(given, cut), **each(named, cut))
+        return each(out, lambda x: gathered(x) if x.dim() else x)
 
 
-def _each(value: Any, do: Callable[[Tensor], Tensor]) -> Any:
+def each(value: Any, do: Callable[[Tensor], Tensor]) -> Any:
+    """A value with the tensors in it replaced, inside dictionaries, tuples and lists."""
     if isinstance(value, Tensor):
         return do(value)
     if isinstance(value, Mapping):
-        return {key: _each(inner, do) for key, inner in value.items()}
+        return {key: each(inner, do) for key, inner in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_each(inner, do) for inner in value)
+        return type(value)(each(inner, do) for inner in value)
     return value
 
 

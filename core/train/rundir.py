@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -55,7 +55,7 @@ class RunDir:
     @classmethod
     def beside(cls, path: Path) -> RunDir:
         """The directory for a process that another one writes for: it is read alone, and not locked."""
-        return cls(path.absolute(), {}, open(os.devnull))
+        return cls(path.absolute(), {}, io.StringIO())
 
     @property
     def status(self) -> str:

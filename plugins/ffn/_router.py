@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.nn.recompute import repeating
 from core.train.between import BetweenSteps
-from core.train.ranks import share
+from core.train.ranks import Share, share
 from core.train.streams import Stochastic
 from plugins.ffn._grouped import Spans
 
@@ -159,7 +159,7 @@ def timetable(choice: Choice, experts: int, capacity: float | None) -> Timetable
     """
     tokens, top_k = choice.expert_NK.shape
     rows = tokens * top_k
-    room = rows if capacity is None else min(rows, max(1, math.ceil(capacity * rows / experts)))
+    room = rows if capacity is None else _room(rows, experts, capacity)
     expert_R = choice.expert_NK.flatten()
     if expert_R.is_meta:
         # The load is data, and meta tensors have none. FLOPs depend on the sum alone: one expert stands for all.
@@ -173,10 +173,32 @@ def timetable(choice: Choice, experts: int, capacity: float | None) -> Timetable
         by_weight_R = choice.weight_NK.flatten().argsort(stable=True, descending=True)
         order_R = by_weight_R[expert_R[by_weight_R].argsort(stable=True)]
     counts_E = torch.bincount(expert_R, minlength=experts)
+    mine = share()
+    served_E = counts_E.clamp(max=room)
+    if capacity is not None and mine is not None:
+        served_E = _served_here(choice, experts, capacity, mine)
     spans, begin = [], 0
-    for count in counts_E.tolist():
-        spans.append((begin, begin + min(count, room)))
+    for count, served in zip(counts_E.tolist(), served_E.tolist(), strict=True):
+        spans.append((begin, begin + served))
         begin += count
     target_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(rows, device=order_R.device))
     computed = sum(end - first for first, end in spans)
     return Timetable(order_R // top_k, target_R.view(tokens, top_k), spans, counts_E, 1.0 - computed / max(1, rows))
+
+
+def _room(rows: int, experts: int, capacity: float) -> int:
+    return min(rows, max(1, math.ceil(capacity * rows / experts)))
+
+
+def _served_here(choice: Choice, experts: int, capacity: float, mine: Share) -> Tensor:
+    """How many of this process's rows each expert has room for, (E,), where the whole batch competes for it."""
+    expert_NK, begin = mine.tokens(choice.expert_NK)
+    weight_NK, _ = mine.tokens(choice.weight_NK)
+    expert_R, rows = expert_NK.flatten(), expert_NK.numel()
+    by_weight_R = weight_NK.flatten().argsort(stable=True, descending=True)
+    order_R = by_weight_R[expert_R[by_weight_R].argsort(stable=True)]
+    counts_E = torch.bincount(expert_R, minlength=experts)
+    rank_R = torch.arange(rows, device=order_R.device) - (counts_E.cumsum(0) - counts_E)[expert_R[order_R]]
+    token_R = order_R // max(1, expert_NK.shape[1])
+    own_R = (token_R >= begin) & (token_R < begin + len(choice.expert_NK))
+    return torch.bincount(expert_R[order_R[own_R & (rank_R < _room(rows, experts, capacity))]], minlength=experts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import final
 
 from torch import nn
@@ -19,7 +20,10 @@ class Ddp(Ranked):
     """`DistributedDataParallel` (Li et al. 2020, arXiv:2006.15704); gradients travel once a step."""
 
     def spread(self, model: nn.Module) -> nn.Module:
-        return Shared(DistributedDataParallel(model, broadcast_buffers=False))
+        # Buffers are equal already: they change between steps, by what all processes agree on.
+        known = signature(DistributedDataParallel.__init__).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return Shared(DistributedDataParallel(model, **{name: False}))
 
     def summing(self, called: nn.Module, last: bool) -> AbstractContextManager[None]:
         inner = called.get_submodule("network")

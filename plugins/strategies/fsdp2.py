@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from core.errors import UserError
 from core.params import params
-from core.train.ranks import Shared
+from core.train.ranks import Shared, each
 from plugins.strategies._ranked import Ranked
 
 
@@ -40,8 +40,10 @@ class Fsdp2(Ranked):
                 if isinstance(child, nn.ModuleList):
                     for i, layer in enumerate(child):
                         part = f"{name}.{i}"
+                        layer.register_forward_hook(_own)
                         fully_shard(layer, mesh=mesh)
             part = "the model"
+            model.register_forward_hook(_own)
             fully_shard(model, mesh=mesh, reshard_after_forward=True)
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"--strategy fsdp2: {part} cannot be sharded ({error}); choose --strategy ddp") from None
@@ -61,3 +63,8 @@ class Fsdp2(Ranked):
         if not isinstance(like, DTensor):
             return tensor
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _own(module: nn.Module, given: Any, out: Any) -> Any:
+    """Views among the outputs become tensors of their own: work in place on a view would drop the hooks on it."""
+    return each(out, lambda x: x.clone() if x._is_view() else x)
