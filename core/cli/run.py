@@ -72,9 +72,7 @@ def main(words: list[str]) -> int:
         print(f"FLOPs       {cost.flops:,} a training step, forward and backward")
         print(f"directory   {opened.place(out)}")
         return 0
-    return perform(
-        opened, out, force="force" in said.switches, quiet="quiet" in said.switches, words=["run", *words]
-    )
+    return perform(opened, out, force="force" in said.switches, quiet="quiet" in said.switches, words=["run", *words])
 
 
 def perform(opened: Opened, out: str | None, *, force: bool, quiet: bool, words: list[str]) -> int:
@@ -88,11 +86,12 @@ def perform(opened: Opened, out: str | None, *, force: bool, quiet: bool, words:
     from core.train.ranks import started
     from core.train.session import execute
 
-    cost = checked(opened)
+    leads = opened.run.strategy.main()
+    cost = checked(opened) if leads else None
     if opened.ranks > 1 and not started():
         return launch(opened.ranks, words)
     path, status = execute(opened, out, force=force, quiet=quiet, argv=["core", *words], cost=cost)
-    if not opened.run.strategy.main():
+    if not leads:
         return 0 if status == "done" else 130
     return conclude(path, status)
 

@@ -31,8 +31,8 @@ def checked(opened: Opened) -> Cost:
     """The model's cost, after a look whether the strategy can run it as so many processes.
 
     Raises:
-        UserError: the pieces do not fit together, a batch has fewer sets than there are processes, there are fewer GPUs,
-            or the strategy refuses the model.
+        UserError: the pieces do not fit together, a batch has fewer sets or the machine fewer GPUs than there are to be
+            processes, or the strategy refuses the model.
     """
     ranks, sets = opened.ranks, opened.card.sizes.get("sets_per_batch")
     if sets is not None and ranks > sets:
@@ -100,8 +100,8 @@ def _watch(children: list[subprocess.Popen[bytes]], told: IO[bytes]) -> int:
     code = children[guilty[0]].returncode
     how = f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with status {code}: {_last(told)}"
     print(
-        f"core: process {guilty[0]} of {len(children)} ended {how}; the others were ended too. The same command goes on "
-        "from the newest checkpoint",
+        f"core: process {guilty[0]} of {len(children)} ended {how}; the others were ended too. The same command goes "
+        "on from the newest checkpoint",
         file=sys.stderr,
     )
     return 2 if code == 2 else 1

@@ -171,7 +171,11 @@ class Trainer:
             "place": attrs.asdict(self.place),
             "warned": sorted(self.warned),
         }
-        model, average, best = self.strategy.gather(self.model), self._whole(self.average.weights), self._whole(self.best)
+        model, average, best = (
+            self.strategy.gather(self.model),
+            self._whole(self.average.weights),
+            self._whole(self.best),
+        )
         if self.strategy.main():
             save(run.path, Checkpoint(self.place.step, model, average, best, trainer), self.settings.keep)
 

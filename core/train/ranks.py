@@ -250,7 +250,9 @@ def count_ranks(devices: int, strategy: str, many: bool) -> int:
     """
     there = started()
     if devices and there and devices != there:
-        raise UserError(f"--devices {devices}: torchrun started {there} processes; leave --devices out, or make them equal")
+        raise UserError(
+            f"--devices {devices}: torchrun started {there} processes; leave --devices out, or make them equal"
+        )
     wanted = devices or there or 1
     if wanted > 1 and not many:
         said = f"--devices {devices}" if devices else f"torchrun started {there} processes"
@@ -275,7 +277,7 @@ def joined(ranks: int, device: torch.device) -> Iterator[None]:
         yield
         leave()
     except (dist.DistError, RuntimeError) as error:
-        if not _lost(error):
+        if not lost(error):
             raise
         raise LostRank from error
 
@@ -286,7 +288,10 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _lost(error: Exception) -> bool:
+def lost(error: BaseException) -> bool:
+    """Whether an error says that an exchange with other processes failed, which torch raises in several classes."""
+    if not isinstance(error, RuntimeError):
+        return False
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(
         word in text for word in ("gloo", "connection closed", "connection reset", "nccl", "timed out")

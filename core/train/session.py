@@ -28,11 +28,13 @@ from core.train.cost import Cost, counted, refuse_too_large
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
 from core.train.progress import Progress
-from core.train.ranks import anyone, count_ranks, joined, orphaned, started
+from core.train.ranks import anyone, count_ranks, joined, lost, orphaned, started
 from core.train.rundir import RunDir
 from core.train.settings import Run
 from core.train.streams import Streams
 from core.train.trained import keep_preparation
+
+LOSS = "another process of the run ended, or is silent"
 
 
 @attrs.frozen(kw_only=True)
@@ -136,14 +138,16 @@ def execute(
         UserError: the directory cannot be used, or the model is larger than the memory.
         RunFailed: training could not go on; the directory says so.
     """
-    cost = cost_of(opened) if cost is None else cost
-    refuse_too_large(cost, opened.device)
     ranks = opened.ranks
     if ranks > 1 and not started():
-        raise UserError(f"--devices {ranks}: only `core run` and `core resume` start several processes; leave it out here")
+        raise UserError(
+            f"--devices {ranks}: only `core run` and `core resume` start several processes; leave it out here"
+        )
     place = opened.place(out)
     if not opened.run.strategy.main():
         return place, _follow(opened, place, ranks, until)
+    cost = cost_of(opened) if cost is None else cost
+    refuse_too_large(cost, opened.device)
     record = {
         "system": opened.resolved.settings["system"].value,
         "seed": opened.run.seed,
@@ -165,6 +169,7 @@ def execute(
                 except (KeyboardInterrupt, Exception) as error:
                     status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
                     reason = "interrupted" if status == "stopped" else f"{type(error).__name__}: {error}"
+                    reason = LOSS if ranks > 1 and lost(error) else reason
                     _settle(run, status, reason, hooks)
                     if isinstance(error, OSError):
                         raise RunFailed(

@@ -102,7 +102,9 @@ class Router(BetweenSteps, nn.Module):
         if self._seen_E is None and not many:
             return
         # A rank that had no set of its own takes part in the sum all the same.
-        seen_E = self.offset_E.new_zeros(len(self.offset_E), dtype=torch.int64) if self._seen_E is None else self._seen_E
+        seen_E = (
+            self.offset_E.new_zeros(len(self.offset_E), dtype=torch.int64) if self._seen_E is None else self._seen_E
+        )
         if many:
             dist.all_reduce(seen_E)
         # Whole numbers, as a rounded mean would tip an even load to one side.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from core.train.ranks import Share, rank, sharing
 
 
 class Ranked(Strategy):
-    """Several processes, one a device, that share the sets of each batch; as one process where only one is asked for."""
+    """Several processes, one a device, that share the sets of each batch; one process where no more are asked for."""
 
     many: ClassVar[bool] = True
 
@@ -50,7 +50,7 @@ class Ranked(Strategy):
             yield
 
     @abstractmethod
-    def summing(self, called: nn.Module, last: bool) -> Iterator[None]:
+    def summing(self, called: nn.Module, last: bool) -> AbstractContextManager[None]:
         """A context in which gradients are exchanged if `last`, and only added up otherwise."""
 
     def backward(self, loss: Tensor) -> None:

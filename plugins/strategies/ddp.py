@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import final
+from typing import Any, final
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,7 +23,8 @@ class Ddp(Ranked):
         # Buffers are equal already: they change between steps, by what all processes agree on.
         known = signature(DistributedDataParallel.__init__).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return Shared(DistributedDataParallel(model, **{name: False}))
+        unsynced: dict[str, Any] = {name: False}
+        return Shared(DistributedDataParallel(model, **unsynced))
 
     def summing(self, called: nn.Module, last: bool) -> AbstractContextManager[None]:
         inner = called.get_submodule("network")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
 
 import torch.distributed as dist
@@ -49,12 +48,11 @@ class Fsdp2(Ranked):
             raise UserError(f"--strategy fsdp2: {part} cannot be sharded ({error}); choose --strategy ddp") from None
         return Shared(model)
 
-    @contextmanager
-    def summing(self, called: nn.Module, last: bool) -> Iterator[None]:
+    def summing(self, called: nn.Module, last: bool) -> AbstractContextManager[None]:
         inner = called.get_submodule("network")
-        assert isinstance(inner, FSDPModule)
-        inner.set_requires_gradient_sync(last)
-        yield
+        if isinstance(inner, FSDPModule):
+            inner.set_requires_gradient_sync(last)
+        return nullcontext()
 
     def full(self, tensor: Tensor) -> Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
