@@ -196,17 +196,17 @@ class MoeLayer(RoutedLayer, nn.Module):
         if plugin.capacity is not None:
             own.append(logits_NE.new_full((1,), plan.dropped * len(logits_NE)))
         tokens_1, counts_E, *rest = total(torch.cat(own)).split([len(x) for x in own])
-        tokens = tokens_1[0].clamp(min=1)
-        load_E = counts_E / (tokens * plugin.top_k)
+        tokens = tokens_1[0].detach().clamp(min=1)
+        load_E = counts_E.detach() / (tokens * plugin.top_k)
         losses, stats = {}, {"load": load_E}
         if plugin.balance == "loss":
             mean_E = rest.pop(0) / tokens
-            told_E = rest.pop(0) / tokens if plugin.balanced == "first" else load_E
+            told_E = rest.pop(0).detach() / tokens if plugin.balanced == "first" else load_E
             losses["balance"] = plugin.balance_weight * plugin.experts * (told_E * mean_E).sum()
         if plugin.z_weight > 0.0:
             losses["router_z"] = plugin.z_weight * rest.pop(0)[0] / tokens
         if plugin.capacity is not None:
-            stats["dropped"] = rest.pop(0)[0] / tokens
+            stats["dropped"] = rest.pop(0)[0].detach() / tokens
         return Aux(losses=losses, stats=stats)
 
 
