@@ -24,6 +24,7 @@ from core.errors import UserError
 from core.identity import run_identity
 from core.train.checkpoint import Checkpoint, latest, load
 from core.train.loop import Listener, Trainer
+from core.train.progress import Silent
 from core.train.ranks import Share, joined
 from core.train.rundir import RunDir
 from plugins.strategies.fsdp2 import Fsdp2
@@ -169,7 +170,7 @@ def test_a_whole_training_is_that_of_one_process(strategy: str, tmp_path: Path) 
 
     def fit(strategy: str, place: Path) -> dict[str, float]:
         arm, run, said = trainer(*words, f"--strategy={strategy}"), RunDir.beside(place), []
-        track = Jsonl().start(run.path, 0) if arm.strategy.main() else Nowhere()
+        track = Jsonl().start(run.path, 0) if arm.strategy.main() else Silent()
         listener = Listener(step=lambda *a: None, valid=lambda *a: None, say=said.append)
         assert arm.fit(run, track, listener, lambda: False)
         track.finish()
@@ -187,12 +188,6 @@ def test_a_whole_training_is_that_of_one_process(strategy: str, tmp_path: Path) 
     lines = [[*map(json.loads, (tmp_path / n / "metrics.jsonl").read_text().splitlines())] for n in ("one", "two")]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     assert math.isclose(lines[0][0]["train/loss"], lines[1][0]["train/loss"], rel_tol=1e-3)
-
-
-class Nowhere:
-    def log(self, step: int, scalars: dict[str, float]) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import attrs
 import torch
@@ -21,13 +21,13 @@ from core.config import Resolved
 from core.errors import RunFailed, UserError
 from core.hooks import Hooks
 from core.identity import digest, run_identity
-from core.kinds import Card, Evaluation, Source, Track
+from core.kinds import Card, Evaluation, Source
 from core.registry import installed
 from core.report.store import save_evaluation
 from core.train.cost import Cost, counted, refuse_too_large
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
-from core.train.progress import Progress
+from core.train.progress import Progress, Silent
 from core.train.ranks import anyone, count_ranks, joined, lost, orphaned, started
 from core.train.rundir import RunDir
 from core.train.settings import Run
@@ -205,7 +205,7 @@ def _follow(opened: Opened, place: Path, ranks: int, until: int) -> str:
             trainer.take_up(run)
             quiet = Listener(step=lambda at, numbers: None, valid=lambda at, numbers: None, say=lambda text: None)
             with stop_on_signal(quiet.say) as stop:
-                finished = trainer.fit(run, _Silent(), quiet, _whether(stop, trainer, until))
+                finished = trainer.fit(run, Silent(), quiet, _whether(stop, trainer, until))
             if finished:
                 trainer.alone()
         finally:
@@ -221,17 +221,6 @@ def _exactly(device: torch.device) -> None:
     if device.type == "cpu":
         # The same as `use_deterministic_algorithms(True)`, which would import torch's compiler, two seconds long.
         torch.set_deterministic_debug_mode("error")
-
-
-@final
-class _Silent(Track):
-    """Curves of a process that another one writes for."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        return
-
-    def finish(self) -> None:
-        return
 
 
 def _settle(run: RunDir, status: str, reason: str, hooks: Hooks) -> None:
