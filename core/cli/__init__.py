@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe is to be noticed here, not when the interpreter ends
         return status
     except (UserError, RunFailed) as error:
-        print(f"core: {error}", file=sys.stderr)
+        if str(error):  # a process that lost the others leaves it to its parent to say so
+            print(f"core: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("core: interrupted", file=sys.stderr)

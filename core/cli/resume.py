@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.cli.choose import Words, resolve_stored, take_apart
-from core.cli.run import conclude
+from core.cli.run import perform
 from core.config import Resolved
 from core.errors import UserError
 from core.layers import is_flag
@@ -18,7 +18,7 @@ at any moment ends as if it had never been: bit-identical on the CPU.
   --data FILE    where the data lie now, if they were moved; their content must be what the run began with
   -q, --quiet    no progress
 
-Other flags of `core run` may follow where they cannot change a number (`--device`, `--train.keep`)."""
+Other flags of `core run` may follow where they cannot change a number (`--device`, `--devices`, `--train.keep`)."""
 
 SWITCHES = {"-h": "help", "--help": "help", "-q": "quiet", "--quiet": "quiet"}
 
@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
     if len(runs) > 1:
         raise UserError(f"`core resume` takes one run directory, not {' and '.join(runs)}")
     from core.train.rundir import read_record
-    from core.train.session import execute, open_run
+    from core.train.session import open_run
 
     path = Path(runs[0])
     read_record(path)
@@ -44,8 +44,7 @@ def main(words: list[str]) -> int:
     except UserError as error:
         hint = f"; if the data were moved, `core resume {path} --data FILE` says where they are"
         raise UserError(f"{error}{'' if said.overrides else hint}") from None
-    result = execute(opened, str(path), force=False, quiet="quiet" in said.switches, argv=["core", "resume", *words])
-    return conclude(*result)
+    return perform(opened, str(path), force=False, quiet="quiet" in said.switches, words=["resume", *words])
 
 
 def _refuse_another_run(resolved: Resolved, stored: Resolved) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.cli.choose import describe, resolve_run, take_apart
+
+if TYPE_CHECKING:
+    from core.train.session import Opened, Report
 
 HELP = """usage: core run [FILE.toml ...] [--PIECE NAME ...] [--KEY VALUE ...] [options]
 
@@ -19,6 +23,8 @@ training
 {train}
   --seed INT                     seed of all random streams (0)
   --device auto|cpu|cuda         where the steps run (auto)
+  --strategy ddp|fsdp2 --devices N
+                                 N processes share the sets of each batch; the numbers are those of one
 
 Every parameter of every chosen piece is a flag too: `core show KIND NAME` lists them, `--ffn.top_k 2` sets one,
 `core explain` prints the whole configuration with the origin of each value.
@@ -54,22 +60,45 @@ def main(words: list[str]) -> int:
         count = count_seeds(said.options["seeds"])
         if "dry" not in said.switches:
             return run_seeds(resolved, said, count)
-    from core.train.session import cost_of, execute, open_run
+    from core.train.session import open_run
 
     opened = open_run(resolved)
     out = said.options.get("out")
     if "dry" in said.switches:
-        cost = cost_of(opened)
+        from core.train.launch import checked
+
+        cost = checked(opened)
         print("\n".join(describe(resolved)))
         parts = ", ".join(f"{name} {count:,}" for name, count in cost.by_part.items())
         print(f"\nparameters  {cost.parameters:,} ({parts})")
         print(f"FLOPs       {cost.flops:,} a training step, forward and backward")
         print(f"directory   {opened.place(out)}")
         return 0
-    path, status = execute(
-        opened, out, force="force" in said.switches, quiet="quiet" in said.switches, argv=["core", "run", *words],
+    return perform(
+        opened, out, force="force" in said.switches, quiet="quiet" in said.switches, words=["run", *words],
         report="kept" if "bare" in said.switches else "drawn",
     )  # fmt: skip
+
+
+def perform(opened: Opened, out: str | None, *, force: bool, quiet: bool, words: list[str],
+            report: Report = "drawn") -> int:  # fmt: skip
+    """Train, evaluate, report and print, in as many processes as the run has; the exit status.
+
+    Raises:
+        UserError: see `core.train.launch.checked` and `core.train.session.execute`.
+        RunFailed: training could not go on.
+    """
+    from core.train.launch import checked, launch
+    from core.train.ranks import started
+    from core.train.session import execute
+
+    leads = opened.run.strategy.main()
+    cost = checked(opened) if leads else None
+    if opened.ranks > 1 and not started():
+        return launch(opened.ranks, words)
+    path, status = execute(opened, out, force=force, quiet=quiet, argv=["core", *words], cost=cost, report=report)
+    if not leads:
+        return 0 if status == "done" else 130
     return conclude(path, status)
 
 

@@ -24,6 +24,7 @@ from core.train.between import tell_step_taken
 from core.train.checkpoint import Checkpoint, latest, load, save
 from core.train.guard import name_culprit
 from core.train.probe import gate_numbers, judge_gates, watch_gates
+from core.train.ranks import anyone, first_says, leave
 from core.train.rundir import RunDir
 from core.train.schedule import advance
 from core.train.settings import Train
@@ -78,12 +79,14 @@ class Trainer:
         self.streams.initialise(self.model)
         self.model.to(device)
         self.random = stochastic(self.model)
+        self.called = strategy.wrap(self.model)  # first of all: the parameters may become parts of themselves
         self.average = Average(self.model, settings.ema)
         decaying = _groups(self.model, settings.weight_decay)
         first, second = settings.betas
         self.optimiser = torch.optim.AdamW(decaying, lr=settings.lr, betas=(first, second))
-        self.called = strategy.wrap(self.model)
         self.place = Place()
+        self.saved = -1
+        """step of the newest checkpoint that this process knows of"""
         self.best: dict[str, Tensor] = {}
         self.warned: set[str] = set()
         """gates that the log has warned of"""
@@ -98,12 +101,16 @@ class Trainer:
         if found is None:
             return 0
         state = load(found[1])
-        self.model.load_state_dict(state.model)
-        self.average.load(state.average)
-        self.best = state.best
+        here = self.model.state_dict()
+        self.model.load_state_dict(self._parts(state.model, here))
+        self.average.load(self._parts(state.average, self.average.weights))
+        self.best = self._parts(state.best, here)
         self.optimiser.load_state_dict(state.trainer["optimiser"])
+        for p, moments in self.optimiser.state.items():
+            moments |= {k: self.strategy.part(v, p) for k, v in moments.items() if v.shape == p.shape}
         self.place = Place(**state.trainer["place"])
         self.warned = set(state.trainer["warned"])
+        self.saved = self.place.step
         return self.place.step
 
     def fit(self, run: RunDir, track: Track, listener: Listener, stop: Callable[[], bool]) -> bool:
@@ -113,8 +120,12 @@ class Trainer:
             RunFailed: a loss or gradient is not finite, or a checkpoint cannot be written.
         """
         settings = self.settings
+
+        def agreed() -> bool:
+            return anyone(stop(), self.device)
+
         while self.place.step < self.total and not self._stale():
-            if stop():
+            if agreed():
                 self.checkpoint(run)
                 return False
             began = time.perf_counter()
@@ -132,7 +143,7 @@ class Trainer:
                 track.log(step, {k: v for k, v in numbers.items() if k != "seconds"})
             due = settings.validate_every and step % settings.validate_every == 0
             if due or step == self.total:
-                valid = self.validate()
+                valid = first_says(self.validate(), self.device)
                 if not all(math.isfinite(value) for value in valid.values()):
                     raise self._not_finite(step)
                 track.log(step, valid)
@@ -143,23 +154,42 @@ class Trainer:
         if self._stale():
             listener.say(f"stopped early at step {self.place.step}: no better validation in {settings.patience} tries")
         self.checkpoint(run)
-        if stop():
+        if agreed():
             return False
         self._take_best()
         return True
 
     def checkpoint(self, run: RunDir) -> None:
-        """Write the state after the current step."""
-        found = latest(run.path)
-        if found is not None and found[0] == self.place.step:
+        """Write the state after the current step; called on all processes, the first of which writes."""
+        if self.saved == self.place.step:
             return
+        self.saved = self.place.step
+        optimiser = self.optimiser.state_dict()
+        optimiser["state"] = {i: self._whole(moments) for i, moments in optimiser["state"].items()}
         trainer = {
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": optimiser,
             "place": attrs.asdict(self.place),
             "warned": sorted(self.warned),
         }
-        state = Checkpoint(self.place.step, self.strategy.gather(self.model), self.average.weights, self.best, trainer)
-        save(run.path, state, self.settings.keep)
+        model, average, best = (
+            self.strategy.gather(self.model),
+            self._whole(self.average.weights),
+            self._whole(self.best),
+        )
+        if self.strategy.main():
+            save(run.path, Checkpoint(self.place.step, model, average, best, trainer), self.settings.keep)
+
+    def alone(self) -> None:
+        """Leave the other processes: this one holds the whole trained model and goes on by itself."""
+        state, average = self.strategy.gather(self.model), self._whole(self.average.weights)
+        with torch.random.fork_rng(devices=[]):
+            model = self.system.build(self.source.describe())
+        self.streams.initialise(model)  # what is no part of a state
+        model.load_state_dict(state)
+        advance(model, 1.0)
+        self.model = self.called = model.to(self.device)
+        self.average.weights = average
+        leave()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -187,7 +217,7 @@ class Trainer:
 
     def step(self) -> dict[str, float]:
         settings, step = self.settings, self.place.step
-        self.model.train()
+        self.called.train()
         advance(self.model, step / self.total)
         self.optimiser.zero_grad(set_to_none=True)
         for group in self.optimiser.param_groups:
@@ -198,20 +228,22 @@ class Trainer:
         for micro in range(settings.accumulate):
             draw = step * settings.accumulate + micro
             batch = self._next(self.train_split).to(self.device)
-            again.append(lambda b=batch, d=draw: self._forward(b, d).total())  # type: ignore[misc]
-            if logged and micro == 0:
-                with watch_gates(self.model, GATE_TOKENS) as gates:
+            again.append(lambda b=batch, d=draw: self._again(b, d))  # type: ignore[misc]
+            last = micro + 1 == settings.accumulate
+            with self.strategy.sharing(self.called, len(batch.real_BN), last):
+                if logged and micro == 0:
+                    with watch_gates(self.model, GATE_TOKENS) as gates:
+                        terms = self._forward(batch, draw)
+                    numbers |= gate_numbers(gates)
+                else:
                     terms = self._forward(batch, draw)
-                numbers |= gate_numbers(gates)
-            else:
-                terms = self._forward(batch, draw)
-            loss = terms.total() / settings.accumulate
-            if not torch.isfinite(loss):
-                raise name_culprit(self.model, again[-1:], step + 1)
-            self.strategy.backward(loss)
+                loss = terms.total() / settings.accumulate
+                if not torch.isfinite(loss):
+                    raise name_culprit(self.model, again[-1:], step + 1)
+                self.strategy.backward(loss)
             for name, value in _numbers(terms, "train").items():
                 numbers[name] = numbers.get(name, 0.0) + value / settings.accumulate
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
+        norm = self.strategy.full(nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf))
         if not torch.isfinite(norm):
             raise name_culprit(self.model, again, step + 1)
         try:
@@ -231,6 +263,16 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half), listen() as told:
             terms = self.system.step(self.called, batch, self.streams, draw)
         return attrs.evolve(terms, auxiliary=terms.auxiliary | told)
+
+    def _again(self, batch: Batch, draw: int) -> Tensor:
+        with self.strategy.sharing(self.called, len(batch.real_BN), last=False):
+            return self._forward(batch, draw).total()
+
+    def _whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.strategy.full(value) for name, value in tensors.items()}
+
+    def _parts(self, tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.strategy.part(v, like[name]) if name in like else v for name, v in tensors.items()}
 
     def _next(self, split: Split) -> Batch:
         if self.place.index >= split.batches(self.place.epoch):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -79,3 +80,17 @@ class Progress:
             self._log.flush()
         except OSError:  # a full disk stops the run where it matters, at the checkpoint, not at a line of the log
             return
+
+
+@final
+class Silent:
+    """The curves (`core.kinds.tracker.Track`) of a process that another one writes for."""
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def conclude(self, step: int, scores: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""

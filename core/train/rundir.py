@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,11 @@ class RunDir:
         except BaseException:
             lock.close()
             raise
+
+    @classmethod
+    def beside(cls, path: Path) -> RunDir:
+        """The directory for a process that another one writes for: it is read alone, and not locked."""
+        return cls(path.absolute(), {}, io.StringIO())
 
     @property
     def status(self) -> str:

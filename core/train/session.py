@@ -18,7 +18,7 @@ import torch
 
 from core import toml
 from core.config import Resolved
-from core.errors import RunFailed
+from core.errors import RunFailed, UserError
 from core.hooks import Hooks
 from core.identity import digest, run_identity
 from core.kinds import Card, Evaluation, Source
@@ -27,12 +27,15 @@ from core.report.store import save_evaluation
 from core.train.cost import Cost, counted, refuse_too_large
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
-from core.train.progress import Progress
+from core.train.progress import Progress, Silent
+from core.train.ranks import anyone, count_ranks, joined, lost, orphaned, started
 from core.train.rundir import RunDir
 from core.train.settings import Run
 from core.train.streams import Streams
 from core.train.tracked import finals, open_track
 from core.train.trained import keep_preparation
+
+LOSS = "another process of the run ended, or is silent"
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +51,16 @@ class Opened:
     @property
     def run(self) -> Run:
         return self.resolved.root
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train it.
+
+        Raises:
+            UserError: what was asked for contradicts the strategy, or what torchrun started.
+        """
+        strategy = self.run.strategy
+        return count_ranks(self.run.devices, self.resolved.settings["strategy"].value, strategy.many)
 
     def trainer(self) -> Trainer:
         """What trains it, at its first step."""
@@ -129,6 +142,14 @@ def execute(
         UserError: the directory cannot be used, or the model is larger than the memory.
         RunFailed: training could not go on; the directory says so.
     """
+    ranks = opened.ranks
+    if ranks > 1 and not started():
+        raise UserError(
+            f"--devices {ranks}: only `core run` and `core resume` start several processes; leave it out here"
+        )
+    place = opened.place(out)
+    if not opened.run.strategy.main():
+        return place, _follow(opened, place, ranks, until)
     cost = cost_of(opened) if cost is None else cost
     refuse_too_large(cost, opened.device)
     record = {
@@ -139,25 +160,71 @@ def execute(
         "flops_per_step": cost.flops,
         "started": _now(),
     }
-    run = RunDir.open(opened.place(out), opened.identity, record, force)
-    progress = Progress(quiet=quiet, log=run.path / "log.txt")
-    hooks = Hooks(installed(), progress.say)
-    try:
-        if run.status == "done":
+    with joined(ranks, opened.device):
+        with _others_told(opened.device):
+            run = RunDir.open(place, opened.identity, record, force)
+        progress = Progress(quiet=quiet, log=run.path / "log.txt")
+        hooks = Hooks(installed(), progress.say)
+        try:
+            done = run.status == "done"
+            if not anyone(done, opened.device):
+                try:
+                    return run.path, _go(run, opened, progress, hooks, argv, report, until)
+                except (KeyboardInterrupt, Exception) as error:
+                    status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+                    reason = "interrupted" if status == "stopped" else f"{type(error).__name__}: {error}"
+                    reason = LOSS if ranks > 1 and lost(error) else reason
+                    _settle(run, status, reason, hooks)
+                    if isinstance(error, OSError):
+                        raise RunFailed(
+                            f"{run.path}: {error}; the run is marked failed, the same command goes on"
+                        ) from error
+                    raise
             progress.say(f"{run.path} is done already; --force trains it again")
             return run.path, "done"
+        finally:
+            progress.close()
+            run.close()
+
+
+@contextmanager
+def _others_told(device: torch.device) -> Iterator[None]:
+    """Before the block's error is raised, the other processes hear that there is nothing to train."""
+    try:
+        yield
+    except BaseException:
+        anyone(True, device)
+        raise
+
+
+def _follow(opened: Opened, place: Path, ranks: int, until: int) -> str:
+    """Train beside the first process, which alone writes, speaks and evaluates."""
+    with joined(ranks, opened.device):
+        if anyone(False, opened.device):
+            return "done"
+        _exactly(opened.device)
+        trainer = opened.trainer()
+        run = RunDir.beside(place)
         try:
-            return run.path, _go(run, opened, progress, hooks, argv, report, until)
-        except (KeyboardInterrupt, Exception) as error:
-            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-            reason = "interrupted" if status == "stopped" else f"{type(error).__name__}: {error}"
-            _settle(run, status, reason, hooks)
-            if isinstance(error, OSError):
-                raise RunFailed(f"{run.path}: {error}; the run is marked failed, the same command goes on") from error
-            raise
-    finally:
-        progress.close()
-        run.close()
+            trainer.take_up(run)
+            quiet = Listener(step=lambda at, numbers: None, valid=lambda at, numbers: None, say=lambda text: None)
+            with stop_on_signal(quiet.say) as stop:
+                finished = trainer.fit(run, Silent(), quiet, _whether(stop, trainer, until))
+            if finished:
+                trainer.alone()
+        finally:
+            run.close()
+    return "done" if finished else "stopped"
+
+
+def _whether(stop: Callable[[], bool], trainer: Trainer, until: int) -> Callable[[], bool]:
+    return lambda: stop() or orphaned() or bool(until and trainer.place.step >= until)
+
+
+def _exactly(device: torch.device) -> None:
+    if device.type == "cpu":
+        # The same as `use_deterministic_algorithms(True)`, which would import torch's compiler, two seconds long.
+        torch.set_deterministic_debug_mode("error")
 
 
 def _settle(run: RunDir, status: str, reason: str, hooks: Hooks) -> None:
@@ -178,9 +245,7 @@ def _go(
     run.write("config.toml", toml.dump(opened.resolved))
     run.write("parts.toml", toml.parts(opened.resolved))
     keep_preparation(run, opened.source)
-    if opened.device.type == "cpu":
-        # The same as `use_deterministic_algorithms(True)`, which would import torch's compiler, two seconds long.
-        torch.set_deterministic_debug_mode("error")
+    _exactly(opened.device)
     progress.say(f"run {run.path}")
     progress.say(f"data {_told(opened.card)}")
     if "split" in opened.card.facts:
@@ -188,6 +253,8 @@ def _go(
     progress.say(
         f"model {run.record['parameters']:,} parameters, {run.record['flops_per_step'] / 1e9:.3g} GFLOP a step"
     )
+    if opened.ranks > 1:
+        progress.say(f"{opened.ranks} processes share each batch")
     trainer = opened.trainer()
     step = trainer.take_up(run)
     if step:
@@ -211,7 +278,7 @@ def _go(
                 run,
                 track,
                 Listener(step=stepped, valid=validated, say=progress.say),
-                lambda: stop() or bool(until and trainer.place.step >= until),
+                _whether(stop, trainer, until),
             )
         clock.write(trainer.place.step)
         if not finished:
@@ -220,6 +287,8 @@ def _go(
             )
             _settle(run, "stopped", "interrupted", hooks)
             return "stopped"
+        if opened.ranks > 1:
+            trainer.alone()
         progress.say("evaluating on held-out data")
         evaluation, gates = evaluate(trainer)
         save_evaluation(run, evaluation, gates, whole=report != "none")

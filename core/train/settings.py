@@ -52,6 +52,12 @@ class Run:
     seed: int = knob(0, "seed of all random streams", ge=0)
     train: Train = group("how long and how the model is trained")
     device: Literal["auto", "cpu", "cuda"] = knob("auto", "where the steps run", identity=False)
+    devices: int = knob(
+        0,
+        "processes that share the sets of each batch, one a device; 0: as many as torchrun started, else one",
+        ge=0,
+        identity=False,
+    )
     strategy: Strategy = slot(None, "one process or many")
     executor: Executor = slot(None, "where several runs run", identity=False)
     tracker: Tracker = slot(None, "where curves go", identity=False)

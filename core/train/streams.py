@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core.train.initial import initialise
+from core.train.ranks import Over, share
 
 
 def stream_seed(purpose: str, seed: int, *index: int) -> int:
@@ -71,14 +72,24 @@ class Stochastic(nn.Module):
         self.__dict__["_place"] = mark[0]
         self._generator.set_state(mark[1])
 
-    def uniform(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
-        """U[0, 1) of a shape on `like`'s device, drawn on the CPU so that devices agree."""
+    def uniform(self, shape: torch.Size | tuple[int, ...], like: Tensor, over: Over = "sets") -> Tensor:
+        """U[0, 1) of a shape on `like`'s device, drawn on the CPU so that devices agree.
+
+        Args:
+            shape: of the draw.
+            like: tells the device.
+            over: what the first axis counts (`core.train.ranks.Share.uniform`), so that processes that share a batch
+                draw what one process would.
+        """
         if like.is_meta:
             return torch.empty(shape, device="meta")
         if self._place is not None:
             name, seed, step = self._place
             self._generator.manual_seed(stream_seed(f"dropout:{name}", seed, step))
             self._place = None
+        mine = share()
+        if mine is not None:
+            return mine.uniform(tuple(shape), self._generator, over, like.device).to(like.device)
         return torch.rand(shape, generator=self._generator).to(like.device)
 
 
@@ -90,11 +101,11 @@ def stochastic(model: nn.Module) -> dict[str, Stochastic]:
 class Dropout(Stochastic):
     """Inverted dropout on the module's own stream (Srivastava et al. 2014)."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, over: Over = "sets") -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.over = rate, over
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        return x * (self.uniform(x.shape, x) >= self.rate).to(x.dtype) / (1.0 - self.rate)
+        return x * (self.uniform(x.shape, x, self.over) >= self.rate).to(x.dtype) / (1.0 - self.rate)

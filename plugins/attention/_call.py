@@ -81,7 +81,7 @@ class Chance(Stochastic):
 
     def draw(self) -> float:
         """A number from U[0, 1)."""
-        return float(self.uniform((1,), torch.empty(0, device="cpu")))
+        return float(self.uniform((1,), torch.empty(0, device="cpu"), over="pass"))
 
 
 def prepare(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.nn.recompute import repeating
 from core.train.between import BetweenSteps
+from core.train.ranks import Share, share
 from core.train.streams import Stochastic
 from plugins.ffn._grouped import Spans
 
@@ -90,14 +91,21 @@ class Router(BetweenSteps, nn.Module):
 
     def count(self, counts_E: Tensor) -> None:
         """Note how many tokens of a training pass chose each expert; a pass that is repeated counts once."""
-        if self.offset_E is not None and not repeating():
+        mine = share()
+        if self.offset_E is not None and not repeating() and not (mine is not None and mine.idle):
             self._seen_E = counts_E if self._seen_E is None else self._seen_E + counts_E
 
     def step_taken(self) -> None:
-        if self.offset_E is None or self._seen_E is None:
+        if self.offset_E is None:
             return
-        seen_E = self._seen_E
-        if dist.is_available() and dist.is_initialized():
+        many = dist.is_available() and dist.is_initialized()
+        if self._seen_E is None and not many:
+            return
+        # A rank that had no set of its own takes part in the sum all the same.
+        seen_E = (
+            self.offset_E.new_zeros(len(self.offset_E), dtype=torch.int64) if self._seen_E is None else self._seen_E
+        )
+        if many:
             dist.all_reduce(seen_E)
         # Whole numbers, as a rounded mean would tip an even load to one side.
         self.offset_E += self.rate * torch.sign(seen_E.sum() - len(seen_E) * seen_E)
@@ -109,7 +117,7 @@ class Normal(Stochastic):
 
     def forward(self, like: Tensor) -> Tensor:
         # The middle of each of 2^24 equal parts of (0, 1), as the inverse has no value at the ends.
-        u = self.uniform(like.shape, like).double() + 2.0**-25
+        u = self.uniform(like.shape, like, over="tokens").double() + 2.0**-25
         return torch.special.ndtri(u).to(like.dtype)
 
 
@@ -123,7 +131,7 @@ class Jitter(Stochastic):
     def forward(self, x_ND: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x_ND
-        return x_ND * (1.0 + self.rate * (2.0 * self.uniform(x_ND.shape, x_ND).to(x_ND.dtype) - 1.0))
+        return x_ND * (1.0 + self.rate * (2.0 * self.uniform(x_ND.shape, x_ND, over="tokens").to(x_ND.dtype) - 1.0))
 
 
 @attrs.frozen
@@ -153,7 +161,7 @@ def timetable(choice: Choice, experts: int, capacity: float | None) -> Timetable
     """
     tokens, top_k = choice.expert_NK.shape
     rows = tokens * top_k
-    room = rows if capacity is None else min(rows, max(1, math.ceil(capacity * rows / experts)))
+    room = rows if capacity is None else _room(rows, experts, capacity)
     expert_R = choice.expert_NK.flatten()
     if expert_R.is_meta:
         # The load is data, and meta tensors have none. FLOPs depend on the sum alone: one expert stands for all.
@@ -167,10 +175,32 @@ def timetable(choice: Choice, experts: int, capacity: float | None) -> Timetable
         by_weight_R = choice.weight_NK.flatten().argsort(stable=True, descending=True)
         order_R = by_weight_R[expert_R[by_weight_R].argsort(stable=True)]
     counts_E = torch.bincount(expert_R, minlength=experts)
+    mine = share()
+    served_E = counts_E.clamp(max=room)
+    if capacity is not None and mine is not None:
+        served_E = _served_here(choice, experts, capacity, mine)
     spans, begin = [], 0
-    for count in counts_E.tolist():
-        spans.append((begin, begin + min(count, room)))
+    for count, served in zip(counts_E.tolist(), served_E.tolist(), strict=True):
+        spans.append((begin, begin + served))
         begin += count
     target_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(rows, device=order_R.device))
     computed = sum(end - first for first, end in spans)
     return Timetable(order_R // top_k, target_R.view(tokens, top_k), spans, counts_E, 1.0 - computed / max(1, rows))
+
+
+def _room(rows: int, experts: int, capacity: float) -> int:
+    return min(rows, max(1, math.ceil(capacity * rows / experts)))
+
+
+def _served_here(choice: Choice, experts: int, capacity: float, mine: Share) -> Tensor:
+    """How many of this process's rows each expert has room for, (E,), where the whole batch competes for it."""
+    expert_NK, begin = mine.tokens(choice.expert_NK)
+    weight_NK, _ = mine.tokens(choice.weight_NK)
+    expert_R, rows = expert_NK.flatten(), expert_NK.numel()
+    by_weight_R = weight_NK.flatten().argsort(stable=True, descending=True)
+    order_R = by_weight_R[expert_R[by_weight_R].argsort(stable=True)]
+    counts_E = torch.bincount(expert_R, minlength=experts)
+    rank_R = torch.arange(rows, device=order_R.device) - (counts_E.cumsum(0) - counts_E)[expert_R[order_R]]
+    token_R = order_R // max(1, expert_NK.shape[1])
+    own_R = (token_R >= begin) & (token_R < begin + len(choice.expert_NK))
+    return torch.bincount(expert_R[order_R[own_R & (rank_R < _room(rows, experts, capacity))]], minlength=experts)

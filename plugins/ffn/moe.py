@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from core.kinds.ffn import FFN, Aux, RoutedLayer
 from core.nn.overflow import saturated
 from core.params import knob, params
+from core.train.ranks import total
 from core.train.streams import Dropout
 from plugins.ffn._grouped import fetch, serve, serve_and_combine
 from plugins.ffn._router import Choice, Jitter, Router, Timetable, timetable
@@ -185,26 +186,36 @@ class MoeLayer(RoutedLayer, nn.Module):
 
     def _aux(self, choice: Choice, plan: Timetable) -> Aux:
         plugin, logits_NE = self.plugin, choice.logits_NE
-        tokens = max(1, len(logits_NE))
-        load_E = plan.counts_E.to(logits_NE.dtype) / (tokens * plugin.top_k)
+        # One vector, as processes that share the batch add theirs up: what is told is of the whole batch.
+        own = [logits_NE.new_full((1,), float(len(logits_NE))), plan.counts_E.to(logits_NE.dtype)]
+        if plugin.balance == "loss":
+            own.append(torch.softmax(logits_NE, dim=-1).sum(dim=0))
+            own += [_first(choice, plugin.experts)] if plugin.balanced == "first" else []
+        if plugin.z_weight > 0.0:
+            own.append(torch.logsumexp(logits_NE, dim=-1).square().sum()[None])
+        if plugin.capacity is not None:
+            own.append(logits_NE.new_full((1,), plan.dropped * len(logits_NE)))
+        tokens_1, counts_E, *rest = total(torch.cat(own)).split([len(x) for x in own])
+        tokens = tokens_1[0].detach().clamp(min=1)
+        load_E = counts_E.detach() / (tokens * plugin.top_k)
         losses, stats = {}, {"load": load_E}
         if plugin.balance == "loss":
-            mean_E = torch.softmax(logits_NE, dim=-1).sum(dim=0) / tokens
-            told_E = _first(choice, plugin.experts) if plugin.balanced == "first" else load_E
+            mean_E = rest.pop(0) / tokens
+            told_E = rest.pop(0).detach() / tokens if plugin.balanced == "first" else load_E
             losses["balance"] = plugin.balance_weight * plugin.experts * (told_E * mean_E).sum()
         if plugin.z_weight > 0.0:
-            losses["router_z"] = plugin.z_weight * torch.logsumexp(logits_NE, dim=-1).square().sum() / tokens
+            losses["router_z"] = plugin.z_weight * rest.pop(0)[0] / tokens
         if plugin.capacity is not None:
-            stats["dropped"] = logits_NE.new_full((), plan.dropped)
+            stats["dropped"] = rest.pop(0)[0].detach() / tokens
         return Aux(losses=losses, stats=stats)
 
 
 def _first(choice: Choice, experts: int) -> Tensor:
-    """Share of tokens (E,) that want an expert most."""
+    """How many tokens want an expert most, (E,)."""
     first_N = choice.expert_NK[:, 0]
     if first_N.is_meta:
         return choice.logits_NE.new_empty(experts)
-    return torch.bincount(first_N, minlength=experts).to(choice.logits_NE.dtype) / max(1, len(first_N))
+    return torch.bincount(first_N, minlength=experts).to(choice.logits_NE.dtype)
 
 
 class Experts(nn.Module):
@@ -219,7 +230,7 @@ class Experts(nn.Module):
         self.up_bias_EF = None if gated else nn.Parameter(torch.empty(count, outer))
         self.down_EFD = nn.Parameter(torch.empty(count, inner, width))
         self.down_bias_ED = None if gated else nn.Parameter(torch.empty(count, width))
-        self.dropout = Dropout(plugin.dropout)
+        self.dropout = Dropout(plugin.dropout, over="tokens")
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -25,8 +25,5 @@ class Single(Strategy):
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def gather(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: t.detach().cpu() for name, t in model.state_dict().items()}
-
     def main(self) -> bool:
         return True
