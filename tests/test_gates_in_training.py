@@ -204,7 +204,7 @@ def test_a_gate_that_is_shut_is_told_once_and_stands_in_the_report(
     monkeypatch.setattr("core.train.probe.LEAST", 1)
     monkeypatch.setattr("core.report.write.LEAST", 1)
     assert (
-        main(["run", *GATED, "--train.log_every=1", "--gate.bias=-9", "--no-report", "-o", str(tmp_path / "shut")]) == 0
+        main(["run", *GATED, "--train.log_every=1", "--gate.bias=-9", "-o", str(tmp_path / "shut")]) == 0
     )
     said = capsys.readouterr().err
     log = (tmp_path / "shut" / "log.txt").read_text().splitlines()
