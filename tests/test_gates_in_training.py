@@ -203,9 +203,7 @@ def test_a_gate_that_is_shut_is_told_once_and_stands_in_the_report(
     """Each unhealthy gate has one line in the log, and the same sentence in the report; healthy ones have none."""
     monkeypatch.setattr("core.train.probe.LEAST", 1)
     monkeypatch.setattr("core.report.write.LEAST", 1)
-    assert (
-        main(["run", *GATED, "--train.log_every=1", "--gate.bias=-9", "-o", str(tmp_path / "shut")]) == 0
-    )
+    assert main(["run", *GATED, "--train.log_every=1", "--gate.bias=-9", "-o", str(tmp_path / "shut")]) == 0
     said = capsys.readouterr().err
     log = (tmp_path / "shut" / "log.txt").read_text().splitlines()
     told = [line for line in log if "warning: gate" in line]

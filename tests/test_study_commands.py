@@ -126,7 +126,7 @@ def test_a_dry_run_writes_nothing(ablate: Callable[..., Any], tmp_path: Path, mo
     said = ablate(*WORDS, "--seeds", "5", "--dry-run")
     assert said.code == 0
     assert "2 cells x 5 seeds = 10 trials" in said.out
-    assert "power       5 pairs, 1 contrasts: 80% chance to find a difference of 1.68 standard deviations" in said.out
+    assert "power       5 pairs, 1 contrast: 80% chance to find a difference of 1.68 standard deviations" in said.out
     assert not [*tmp_path.iterdir()]
 
 
@@ -135,7 +135,7 @@ def test_too_little_power_is_refused_on_request(ablate: Callable[..., Any], tmp_
     said = ablate(*WORDS, "--seeds", "3", "--require-power", "-o", tmp_path / "s")
     assert said.code == 7
     assert said.err == (
-        "core: E-POWER: 3 seeds over 1 contrasts find no difference below 3.26 standard deviations;"
+        "core: E-POWER: 3 seeds over 1 contrast find no difference below 3.26 standard deviations;"
         " --require-power asks for 2. Give more --seeds, or fewer arms\n"
     )
     assert not (tmp_path / "s").exists()

@@ -124,7 +124,9 @@ def test_a_study_that_was_killed_and_interrupted_ends_as_an_unbroken_one(unbroke
     interrupted.until_done(1)
     assert interrupted.end(signal.SIGINT) == 130
     assert "interrupted; the same command, or `core ablate work study`, goes on" in interrupted.lines[-1]
-    assert core("ablate", "status", "study", cwd=tmp_path).returncode == 3
+    table = Table(tmp_path / "study")  # on a busy machine the killed runner's child may have ended the last trial
+    whole = all(table.look(name).state is State.DONE for name in table.ids())
+    assert core("ablate", "status", "study", cwd=tmp_path).returncode == (0 if whole else 3)
     done = core(*WORDS, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
     root = tmp_path / "study"
