@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from core.nn.padding import centred
 from core.train.streams import Streams
 from plugins.losses.distance_mse import DistanceMse
 from plugins.losses.mse import Mse
-from plugins.systems.spatial.geometry import centred, frames
+from plugins.systems.spatial.geometry import frames
 from plugins.systems.spatial.masking import Masking, masked_losses
 from test_system import trainer
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from core.cli.choose import resolve_run
 from core.errors import UserError
 from core.kinds import Aux, Batch, Card
+from core.nn.padding import centred
 from core.score import MODEL
 from core.train.streams import Streams
 from plugins.paths.cond_ot import CondOt
 from plugins.paths.cosine import Cosine
 from plugins.systems.spatial.conditions import Labels, labels_of
-from plugins.systems.spatial.geometry import centred, frames, mean_of, turn, unfold
+from plugins.systems.spatial.geometry import frames, mean_of, turn, unfold
 from plugins.systems.spatial.process import as_velocity, noise, schedule, see, shares
 from small import SMALL
 from test_system import trainer

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import signal
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +23,7 @@ from core.train.cost import Cost, counted, refuse_too_large
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
 from core.train.progress import Progress, Silent
+from core.train.provenance import environment, now
 from core.train.ranks import anyone, count_ranks, joined, lost, orphaned, started
 from core.train.rundir import RunDir
 from core.train.settings import Run
@@ -158,7 +154,7 @@ def execute(
         "data": attrs.asdict(opened.card),
         "parameters": cost.parameters,
         "flops_per_step": cost.flops,
-        "started": _now(),
+        "started": now(),
     }
     with joined(ranks, opened.device):
         with _others_told(opened.device):
@@ -230,7 +226,7 @@ def _exactly(device: torch.device) -> None:
 def _settle(run: RunDir, status: str, reason: str, hooks: Hooks) -> None:
     """Write down how a run ended early; on a full disk even that can fail, and `running` then stands: not complete."""
     try:
-        run.set(status=status, reason=reason, ended=_now())
+        run.set(status=status, reason=reason, ended=now())
     except OSError:
         return
     finally:
@@ -241,7 +237,7 @@ def _go(
     run: RunDir, opened: Opened, progress: Progress, hooks: Hooks, argv: list[str], report: Report, until: int
 ) -> str:
     settings = opened.run
-    run.set(status="running", reason=None, ended=None, environment=_environment(opened, argv))
+    run.set(status="running", reason=None, ended=None, environment=environment(opened.resolved, opened.device, argv))
     run.write("config.toml", toml.dump(opened.resolved))
     run.write("parts.toml", toml.parts(opened.resolved))
     keep_preparation(run, opened.source)
@@ -299,7 +295,7 @@ def _go(
         from core.report.write import write_report  # draws, and drawing takes a second to import
 
         write_report(run.path, opened.run.system, report_sections(hooks, run.path))
-    run.set(status="done", ended=_now(), steps=trainer.place.step)
+    run.set(status="done", ended=now(), steps=trainer.place.step)
     hooks.fire("core_run_end", run=run, status="done")
     return "done"
 
@@ -364,41 +360,3 @@ class _Clock:
 def _told(card: Card) -> str:
     splits = ", ".join(f"{n:,} {name}" for name, n in card.splits.items())
     return f"{card.name}: {splits}; {', '.join(f'{v:,} {k}' for k, v in card.sizes.items())}"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _environment(opened: Opened, argv: list[str]) -> dict[str, Any]:
-    rows = [s.row for s in opened.resolved.settings.values() if s.row is not None]
-    told: Mapping[str, Any] = {
-        "command": argv,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "distributions": dict(sorted({r.origin.name: r.origin.version for r in rows}.items())),
-        "numpy": version("numpy"),
-        "device": str(opened.device),
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "commit": _commit(),
-        "pid": os.getpid(),
-    }
-    return dict(told)
-
-
-def _commit() -> str | None:
-    """The revision of the checkout that core runs from, `+` where it was changed; None for an installed wheel."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head, dirty = (
-            subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
-            ).stdout
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.strip() + ("+" if dirty.strip() else "")

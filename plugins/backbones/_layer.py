@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds import Aux, Layout, Parts
+from core.nn.padding import centred
 from core.train.streams import Dropout
-from plugins.backbones._places import PlaceNorm, centred, distance
+from plugins.backbones._places import PlaceNorm, distance
 
 TINY = 1e-7
 EPS = 1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.nn.padding import blanked
+from core.nn.padding import mean
 
 SMALL = 1e-6
 """added to a distance before something is divided by it"""
@@ -36,22 +36,9 @@ class PlaceNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, place_BNP: Tensor, real_BN: Tensor | None) -> Tensor:
-        return self.weight * place_BNP / (_mean(distance(place_BNP), real_BN) + SMALL)
+        return self.weight * place_BNP / (mean(distance(place_BNP), real_BN) + SMALL)
 
 
 def distance(place_BNP: Tensor) -> Tensor:
     """From the centre, (B, N, 1); its slope there is 0."""
     return torch.linalg.vector_norm(place_BNP, dim=-1, keepdim=True)
-
-
-def centred(place_BNP: Tensor, real_BN: Tensor | None) -> Tensor:
-    """Places about the mean of the real cells, zeros on padding; None: all are real."""
-    return blanked(place_BNP - _mean(place_BNP, real_BN), real_BN)
-
-
-def _mean(x_BNF: Tensor, real_BN: Tensor | None) -> Tensor:
-    """Over the real cells of each set, (B, 1, F); 0 where there is none."""
-    if real_BN is None:
-        return x_BNF.mean(1, keepdim=True)
-    count_B11 = real_BN.sum(1).clamp(min=1).to(x_BNF.dtype)[:, None, None]
-    return blanked(x_BNF, real_BN).sum(1, keepdim=True) / count_B11

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from core.kinds import Aux, Card, Layout, Parts
-from core.nn.padding import blanked, hiding
+from core.nn.padding import blanked, centred, hiding
 from core.nn.recompute import recomputed
 from plugins.backbones._layer import Layer
-from plugins.backbones._places import SMALL, Radial, centred, distance
+from plugins.backbones._places import SMALL, Radial, distance
 
 MODALITIES = ("expression", "position")
 

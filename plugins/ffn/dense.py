@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kinds.ffn import FFN, Aux
 from core.nn.overflow import projected
+from core.nn.padding import blanked
 from core.params import knob, params
 from core.train.streams import Dropout
 
@@ -54,17 +54,13 @@ class DenseLayer(nn.Module):
             x_BTD: tokens.
             real_BT: bool, False on padding, which comes out as zeros whatever it holds; None where nothing is padded.
         """
-        inside_BTD = blank(x_BTD, real_BT)
+        # Before the maps as well as after, as a gradient of 0 times NaN would reach their weights.
+        inside_BTD = blanked(x_BTD, real_BT)
         inner_BTF = self.dropout(self.activation(projected(self.up, inside_BTD)))
         out_BTD = projected(self.down, inner_BTF).to(x_BTD.dtype)
-        return blank(out_BTD, real_BT), Aux()
+        return blanked(out_BTD, real_BT), Aux()
 
 
 def inner_width(channels: float) -> int:
     """The nearest whole number of inner channels, at least one."""
     return max(1, round(channels))
-
-
-def blank(x_BTD: Tensor, real_BT: Tensor | None) -> Tensor:
-    """Zeros on padding; before the maps as well as after, as a gradient of 0 times NaN would reach their weights."""
-    return x_BTD if real_BT is None else torch.where(real_BT[..., None], x_BTD, 0.0)

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from core.kinds.ffn import FFN, Aux
 from core.nn.overflow import held, projected
+from core.nn.padding import blanked
 from core.params import knob, params
 from core.train.streams import Dropout
-from plugins.ffn.dense import blank, inner_width
+from plugins.ffn.dense import inner_width
 
 MATCH = 2 / 3
 """three matrices of this share of the inner width hold as many numbers as the two of a dense network"""
@@ -55,9 +56,9 @@ class SwigluLayer(nn.Module):
             x_BTD: tokens.
             real_BT: bool, False on padding, which comes out as zeros whatever it holds; None where nothing is padded.
         """
-        inner_BTF = self.dropout(swiglu(projected(self.up, blank(x_BTD, real_BT))))
+        inner_BTF = self.dropout(swiglu(projected(self.up, blanked(x_BTD, real_BT))))
         out_BTD = projected(self.down, inner_BTF).to(x_BTD.dtype)
-        return blank(out_BTD, real_BT), Aux()
+        return blanked(out_BTD, real_BT), Aux()
 
 
 def swiglu(x: Tensor) -> Tensor:

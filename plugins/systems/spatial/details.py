@@ -14,6 +14,7 @@ import numpy as np
 from core.kinds.system import Picture
 from core.score import MODEL
 from plugins.systems.spatial.drawing import OWN, PLAIN, WIDTH, canvas, draw_maps, frame, planes_of, ratio, scatter
+from plugins.systems.spatial.geometry import rotation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,8 +160,7 @@ def _way(arrays: Arrays, unit: str) -> Picture:
 def _draw_way(states: list[np.ndarray], true_NP: np.ndarray) -> Figure:
     true_NP = true_NP - true_NP.mean(0)
     last_NP = states[-1] - states[-1].mean(0)
-    left_PP, _, right_PP = np.linalg.svd(last_NP.T @ true_NP)
-    turn_PP = left_PP @ right_PP
+    turn_PP = rotation(last_NP, true_NP)
     panels = [*((x_NP - x_NP.mean(0)) @ turn_PP for x_NP in states), true_NP]
     plane = planes_of(true_NP)[0]
     axis_N = true_NP[:, np.argmax(np.ptp(true_NP, 0))]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from core.kinds import Batch, Tokens
+from core.nn.padding import centred
 from core.train.streams import Streams
 from plugins.systems.spatial.conditions import labels_of
 from plugins.systems.spatial.fields import MODALITIES
@@ -47,7 +48,7 @@ def embed(model: nn.Module, unit: Batch, layer: str, known: Collection[str], *, 
         for rows in parts:
             batch = some(unit, rows).to(device)
             fields = {m: batch.fields[m].float() if m in known else batch.fields[m].float() * 0 for m in MODALITIES}
-            fields["position"] = fields["position"] - fields["position"].mean(1, keepdim=True)
+            fields["position"] = centred(fields["position"], None)
             times = {m: torch.full((1,), 1.0 if m in known else 0.0, device=device) for m in MODALITIES}
             fields |= {} if labels is None else labels.codes(batch, None)
             model(fields, times, batch.real_BN)

@@ -13,6 +13,7 @@ from torch import nn
 
 from core.kinds import Batch, Tree
 from core.train.streams import Streams
+from plugins.systems.spatial.geometry import rotation
 
 MODES = {"expr_to_pos": ("expression",), "pos_to_expr": ("position",), "joint": ()}
 """name -> what is given"""
@@ -95,13 +96,7 @@ def some(unit: Batch, rows: np.ndarray) -> Batch:
 def agreed(draws: list[np.ndarray]) -> list[np.ndarray]:
     """Placements (N, P) each centred, and turned or mirrored onto the first of them."""
     draws = [x_NP - x_NP.mean(0) for x_NP in draws]
-    return [draws[0], *(turned(x_NP, draws[0]) for x_NP in draws[1:])]
-
-
-def turned(x_NP: np.ndarray, onto_NP: np.ndarray) -> np.ndarray:
-    """A centred placement after the rotation or reflection that brings it nearest to another."""
-    left_PP, _, right_PP = np.linalg.svd(x_NP.T.astype(np.float64) @ onto_NP)
-    return (x_NP @ (left_PP @ right_PP)).astype(x_NP.dtype)
+    return [draws[0], *((x_NP @ rotation(x_NP, draws[0])).astype(x_NP.dtype) for x_NP in draws[1:])]
 
 
 def _joined(parts: list[np.ndarray], values: list[np.ndarray], anchors: int) -> np.ndarray:
@@ -111,8 +106,8 @@ def _joined(parts: list[np.ndarray], values: list[np.ndarray], anchors: int) -> 
     for x_NP in values[1:]:
         if anchors:
             middle_P, onto_P = x_NP[:anchors].mean(0), first_AP.mean(0)
-            left_PP, _, right_PP = np.linalg.svd((x_NP[:anchors] - middle_P).T.astype(np.float64) @ (first_AP - onto_P))
-            x_NP = ((x_NP - middle_P) @ (left_PP @ right_PP) + onto_P).astype(np.float32)
+            turn_PP = rotation(x_NP[:anchors] - middle_P, first_AP - onto_P)
+            x_NP = ((x_NP - middle_P) @ turn_PP + onto_P).astype(np.float32)
         fitted.append(x_NP)
     whole_NP = _gathered(parts, fitted)
     if anchors:

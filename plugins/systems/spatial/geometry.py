@@ -5,18 +5,11 @@ B sets, N cells, P axes of space, K axes of an embedding, C draws.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.kinds import Tree
-
-
-def centred(x_BNP: Tensor, real_BN: Tensor | None) -> Tensor:
-    """Positions about the mean of the real cells; None: all are real."""
-    if real_BN is None:
-        return x_BNP - x_BNP.mean(1, keepdim=True)
-    weight = real_BN[..., None].to(x_BNP.dtype)
-    return x_BNP - (x_BNP * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
 
 
 def frames(position_BNP: Tensor, generator: torch.Generator) -> Tensor:
@@ -34,6 +27,12 @@ def turn(x_BNP: Tensor, onto_BNP: Tensor) -> Tensor:
     wide_BNP = x_BNP.double()
     left_BPP, _, right_BPP = torch.linalg.svd(wide_BNP.mT @ onto_BNP.double())
     return (wide_BNP @ (left_BPP @ right_BPP)).to(x_BNP.dtype)
+
+
+def rotation(x_NP: np.ndarray, onto_NP: np.ndarray) -> np.ndarray:
+    """The rotation or reflection (P, P) that `turn` takes for one set of centred positions, in float64."""
+    left_PP, _, right_PP = np.linalg.svd(x_NP.T.astype(np.float64) @ onto_NP)
+    return left_PP @ right_PP
 
 
 def unfold(z_BNK: Tensor, dims: int, onto_BNP: Tensor) -> Tensor:

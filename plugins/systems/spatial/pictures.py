@@ -25,6 +25,7 @@ from core.kinds.system import Evaluation, Picture, Score
 from core.score import CEILING, is_model
 from plugins.systems.spatial.details import details, maps
 from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, planes_of
+from plugins.systems.spatial.geometry import rotation
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """apart for colour-blind readers too (Okabe and Ito 2008)"""
@@ -54,10 +55,9 @@ def align(predicted_NP: np.ndarray, true_NP: np.ndarray) -> np.ndarray:
     """
     middle_P = true_NP.mean(0)
     predicted_NP, true_NP = predicted_NP - predicted_NP.mean(0), true_NP - middle_P
-    left_PP, _, right_PP = np.linalg.svd(predicted_NP.T @ true_NP)
     spread = float(np.linalg.norm(predicted_NP))
     scale = float(np.linalg.norm(true_NP)) / spread if spread > 1e-9 * max(1.0, np.abs(true_NP).max()) else 0.0
-    return scale * predicted_NP @ (left_PP @ right_PP) + middle_P
+    return scale * predicted_NP @ rotation(predicted_NP, true_NP) + middle_P
 
 
 def _judge(scores: tuple[Score, ...]) -> Score | None:

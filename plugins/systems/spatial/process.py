@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from core.kinds import FlowPath, Tree
+from core.nn.padding import blanked, centred
 from plugins.systems.spatial.fields import MODALITIES
-from plugins.systems.spatial.geometry import centred
 
 Grid = Literal["uniform", "cosine", "late"]
 
@@ -67,13 +67,8 @@ def noise(like: Tree, real_BN: Tensor | None, generator: torch.Generator) -> Tre
     for m in MODALITIES:
         if m in like:
             draw = torch.randn(like[m].shape, generator=generator).to(like[m].device)
-            fresh[m] = blank(centred(draw, real_BN) if m == "position" else draw, real_BN)
+            fresh[m] = centred(draw, real_BN) if m == "position" else blanked(draw, real_BN)
     return fresh
-
-
-def blank(x_BNF: Tensor, real_BN: Tensor | None) -> Tensor:
-    """Zeros on padding; None: there is none."""
-    return x_BNF if real_BN is None else x_BNF * real_BN[..., None]
 
 
 def schedule(grid: Grid, steps: int) -> list[float]:

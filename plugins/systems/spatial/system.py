@@ -44,7 +44,7 @@ from core.kinds import (
     Tree,
     ValueLoss,
 )
-from core.nn.padding import hiding
+from core.nn.padding import blanked, centred, hiding
 from core.params import group, knob, params, slot
 from core.train.streams import Streams
 from plugins.systems.spatial import baselines, embed, generate
@@ -52,11 +52,11 @@ from plugins.systems.spatial.checks import check
 from plugins.systems.spatial.conditions import Condition, Told, labels_of
 from plugins.systems.spatial.evaluation import evaluated
 from plugins.systems.spatial.fields import MODALITIES
-from plugins.systems.spatial.geometry import centred, frames, mean_of, unfold
+from plugins.systems.spatial.geometry import frames, mean_of, unfold
 from plugins.systems.spatial.judge import TASKS
 from plugins.systems.spatial.masking import Masking, Tokens, masked_losses
 from plugins.systems.spatial.pictures import SPEARMAN, pictures
-from plugins.systems.spatial.process import Grid, as_velocity, blank, noise, schedule, see, shares
+from plugins.systems.spatial.process import Grid, as_velocity, noise, schedule, see, shares
 
 
 @params
@@ -384,4 +384,4 @@ class Spatial(System):
         raw, aux = model(shown, told, real, **extra)
         hidden = hiding(real)
         out = {m: one.data(raw[m]) for m, one in seen.items()}
-        return {m: blank(centred(x, hidden) if m == "position" else x, hidden) for m, x in out.items()}, aux
+        return {m: (centred if m == "position" else blanked)(x, hidden) for m, x in out.items()}, aux
