@@ -163,7 +163,8 @@ WIDE = axes_of({f"k{i:02d}": 4 for i in range(30)})
         ({"kind": "list"}, "study.toml:4: the design `list` needs cells: [[design.cells]] tables in the study file"),
         (
             {"cells": [{"ffn": "ffn1"}]},
-            "study.toml:4: [[design.cells]] are for the design `list`, and this one is full; drop one of them",
+            '[[design.cells]] are for the design `list`, and this one is full (study.toml:4). Say kind = "list" '
+            "under [design], or drop the cells",
         ),
         (
             {"kind": "list", "cells": [{"fnf": "ffn1"}]},

@@ -92,7 +92,8 @@ def _chosen(axes: tuple[Axis, ...], start: Cell, kind: str, cells: Iterable[Mapp
     given = [*cells]
     if given and head != "list":
         raise UserError(
-            f"{where}: [[design.cells]] are for the design `list`, and this one is {head}; drop one of them"
+            f'[[design.cells]] are for the design `list`, and this one is {head} ({where}). Say kind = "list" under '
+            "[design], or drop the cells"
         )
     if head == "list":
         if not given:
