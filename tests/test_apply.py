@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable
@@ -365,3 +366,43 @@ def test_the_training_file_may_be_gone(core: Callable[..., Any], cells: Callable
     assert said.code == 2
     assert "there is no such file" in said.err
     assert core("evaluate", str(run), "--data", str(other)).code == 0
+
+
+TRAINED_WITH = [
+    "--path cond_ot",
+    "--mode expr_to_pos",
+    "--masking.shape random",
+    "--train.lr 3",
+    "--time shared",
+    "--seed 5",
+]
+OWN = {("sample", "--mode expr_to_pos"), ("sample", "--seed 5")}
+"""flags of a verb itself, which say something else there"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"), sorted({*itertools.product(["evaluate", "sample", "embed"], TRAINED_WITH)} - OWN)
+)
+def test_what_a_model_was_trained_with_is_not_said_anew(
+    run: Path, core: Callable[..., Any], cells: Callable[..., Path], verb: str, words: str
+) -> None:
+    """A flag that would do nothing to a trained model, or give its weights another meaning, is refused by name."""
+    file = cells()
+    places = [str(run)] if verb == "evaluate" else [str(run), str(file), "-o", str(file.with_name("o.h5ad"))]
+    said = core(verb, *places, *(["--mode", "joint"] if verb == "sample" else []), *words.split())
+    assert said.code == 2
+    assert said.err.startswith(f"core: {words.split()[0].lstrip('-')} = ")
+    assert "was trained with" in said.err
+    assert ("--sampling" in said.err) == (verb != "embed")
+    assert not file.with_name("o.h5ad").exists()
+
+
+def test_how_a_model_is_sampled_may_be_said_anew(run: Path, core: Callable[..., Any], tmp_path: Path) -> None:
+    """More solver steps change samples, and the mean that needs none of them stays as it is."""
+    told = {}
+    for steps in ("2", "7"):
+        out = tmp_path / f"{steps}.json"
+        assert core("evaluate", str(run), "--sampling", steps, "--metrics", "distance_error", "-o", str(out)).code == 0
+        told[steps] = {s["arm"]: s["value"] for s in json.loads(out.read_text())["scores"]}
+    assert told["2"]["model"] == told["7"]["model"]
+    assert told["2"]["model, one sample"] != told["7"]["model, one sample"]

@@ -50,7 +50,7 @@ def file(tmp_path: Path) -> Path:
 
 
 class TestForeignFiles:
-    """E, D23: nothing is opened that the manifest does not list."""
+    """Nothing is opened that the manifest does not list."""
 
     @pytest.fixture
     def made(self, tmp_path: Path, file: Path) -> Path:
@@ -148,7 +148,7 @@ def put(key: str, value: object) -> Change:
 
 
 class TestRefused:
-    """D20-D22 and bad input: one clear sentence each, and nothing is left behind."""
+    """Bad input: one clear sentence each, and nothing is left behind."""
 
     @pytest.mark.parametrize(
         ("change", "flags", "says"),
@@ -214,7 +214,7 @@ class TestRefused:
         assert {row[1] for row in rows(tmp_path / "mid").expression} == {0.0}
 
     def test_types_without_a_name(self, tmp_path: Path) -> None:
-        """D22: a missing type is -1, unknown."""
+        """A missing type is -1, unknown."""
         data = cells()
         data.obs["cell_type"] = np.array([np.nan, 1.0, 2.0])[np.arange(90) % 3]
         stage(tmp_path / "mid", save(tmp_path / "a.h5ad", data))
@@ -252,7 +252,7 @@ SIZES = st.lists(st.integers(2, 40), min_size=1, max_size=7)
 
 
 class TestDivision:
-    """P15, D23: splits."""
+    """How cells come into splits."""
 
     @given(SIZES, st.sampled_from(["section", "block", "cell"]), st.floats(0.05, 0.4), st.floats(0.05, 0.4),
            st.integers(0, 5), st.integers(2, 9), st.randoms())  # fmt: skip

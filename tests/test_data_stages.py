@@ -95,7 +95,7 @@ class TestValues:
            hnp.arrays(np.float64, (5, 2), elements=st.floats(allow_nan=False)), st.booleans())  # fmt: skip
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_parquet_round_trip(self, tmp_path: Path, values: np.ndarray, place: np.ndarray, sparse: bool) -> None:
-        """P16: what is written is read back to the last bit, in fixed-size lists of float32."""
+        """What is written is read back to the last bit, in fixed-size lists of float32."""
         written: object = sp.csr_matrix(values) if sparse else values
         five = np.arange(5)
         made = Cells(written, place, five - 1, five * 0.5, np.array([f"c{i}" for i in five], object))
@@ -115,7 +115,7 @@ class TestValues:
             assert (kind.list_size, kind.value_type) == (3, pa.float32())
 
     def test_everything_is_json_or_parquet(self, tmp_path: Path, file: Path) -> None:
-        """P16: no file of either stage is anything but JSON, Parquet or the card."""
+        """No file of either stage is anything but JSON, Parquet or the card."""
         for listed in (stage(tmp_path / "mid", file), merge(tmp_path / "out", tmp_path / "mid")):
             assert {Path(name).suffix for name in listed.files} <= {".json", ".parquet", ".md"}
 
@@ -128,7 +128,7 @@ class TestValues:
         assert np.array_equal(np.stack(table.position), data[table.index].obsm["spatial"])
 
     def test_order_of_rows_is_forgotten(self, tmp_path: Path) -> None:
-        """A file whose rows are shuffled gives the same cells the same numbers and the same split (P15)."""
+        """A file whose rows are shuffled gives the same cells the same numbers and the same split."""
         data = cells()
         data.obsm["spatial"][:30] = np.round(data.obsm["spatial"][:30], -2)  # many coincident cells
         order = np.random.default_rng(5).permutation(data.n_obs)
@@ -145,7 +145,7 @@ class TestValues:
 
 
 class TestMerging:
-    """D18: genes and labels go by name."""
+    """Genes and labels go by name."""
 
     def test_labels_by_name(self, tmp_path: Path) -> None:
         """Equal codes of different names stay apart, equal names of different codes come together."""
@@ -219,7 +219,7 @@ class TestMerging:
             merge(tmp_path / "out", tmp_path / "A", tmp_path / "B")
 
     def test_2d_and_3d(self, tmp_path: Path, file: Path) -> None:
-        """Flat and solid positions are never mixed silently, in one data set or in two (D21)."""
+        """Flat and solid positions are never mixed silently, in one data set or in two."""
         solid = cells()
         solid.obsm["spatial"] = np.random.default_rng(1).normal(size=(90, 3))
         other = save(tmp_path / "solid.h5ad", solid)
@@ -237,7 +237,7 @@ class TestMerging:
 
 
 class TestResume:
-    """D19, D23, P17: a folder is what content and parameters say, or it is not there."""
+    """A folder is what content and parameters say, or it is not there."""
 
     def test_the_same_again(self, tmp_path: Path, file: Path) -> None:
         """The same command does nothing the second time."""

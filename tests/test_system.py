@@ -156,7 +156,7 @@ class TestSpatial(SystemLaws):
         one, _ = arm.model(shown(arm, batch), times, batch.real_BN)
         two, _ = arm.model(shown(arm, there), times, there.real_BN)
         for m in arm.system.learned:
-            torch.testing.assert_close(two[m], one[m][:, order], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(two[m], one[m][:, order], rtol=1e-8, atol=1e-9)
 
 
 def shown(arm: Trainer, batch: Batch) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.cli.choose import resolve_stored
+from core.cli.choose import resolve_trained
 from core.errors import UserError
 from core.kinds import Batch, Data, Items, System
 from core.train.trained import Prepared, finished, read_preparation, trained_model
@@ -94,15 +94,20 @@ def target_of(options: Mapping[str, str], file: Path) -> Path:
     return out
 
 
-def open_trained(run: Path, overrides: Collection[str]) -> Trained:
+def open_trained(run: Path, overrides: Collection[str], *, sampled: bool) -> Trained:
     """A run's model and what its data told of their preparation.
 
+    Args:
+        run: the directory.
+        overrides: flags laid over its configuration.
+        sampled: whether the model is to be sampled.
+
     Raises:
-        UserError: the run is not complete, or keeps no preparation.
+        UserError: the run is not complete, keeps no preparation, or a flag does not act here.
     """
     record = finished(run)
     prepared = read_preparation(run)
-    settings = resolve_stored(run, overrides).root
+    settings = resolve_trained(run, overrides, sampled=sampled).root
     device = settings.strategy.device(settings.device)
     if device.type == "cpu":
         torch.set_deterministic_debug_mode("error")

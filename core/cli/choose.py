@@ -120,6 +120,40 @@ def resolve_stored(run: Path, overrides: Collection[str] = ()) -> Resolved:
     return resolve_layers([file_layer(str(config)), cli_layer([*overrides])])
 
 
+def resolve_trained(
+    run: Path, overrides: Collection[str], *, free: Collection[str] = (), sampled: bool = True
+) -> Resolved:
+    """The configuration of a finished run whose model is put to use.
+
+    What a model was trained with is part of it: said anew, it would act on nothing, or make the weights mean something
+    else without a word. What acts after training alone may be said.
+
+    Args:
+        run: the directory.
+        overrides: flags laid over its configuration.
+        free: what the verb reads beside the data, such as `metrics`.
+        sampled: whether it draws samples, so that the fields of `System.sampled_by` act.
+
+    Raises:
+        UserError: a flag would change the model, or do nothing; or see `resolve_stored`.
+    """
+    resolved = resolve_stored(run, overrides)
+    if not overrides:
+        return resolved
+    stored = resolve_stored(run)
+    may = ["data", *free, *(type(stored.root.system).sampled_by if sampled else ())]
+    for path, setting in resolved.settings.items():
+        before = stored.settings.get(path)
+        changed = before is None or before.value != setting.value or before.row != setting.row
+        if setting.identity and changed and path.partition(".")[0].partition("[")[0] not in may:
+            was = "without it" if before is None else f"with {before.value}"
+            raise UserError(
+                f"{path} = {setting.value} ({setting.origin}): {run} was trained {was}, which stays part of its model. "
+                f"Here --{', --'.join(may)} can be said; for another model there is `core run`"
+            )
+    return resolved
+
+
 def _refuse_absent_pieces(parts: Path, registry: Registry) -> None:
     """Name the distributions that brought a run's pieces and are gone, before their parameters look unknown."""
     try:

@@ -31,7 +31,7 @@ def main(words: list[str]) -> int:
     run, file = applied(places, "core embed RUN FILE -o OUT")
     out = target_of(said.options, file)
     patch = whole(said.options.get("patch", "4096"), "--patch", 1)
-    trained = open_trained(run, said.overrides)
+    trained = open_trained(run, said.overrides, sampled=False)
     layers = trained.system.layers()
     if not layers:
         raise UserError(f"the run's system, {trained.name}, has no embedding")

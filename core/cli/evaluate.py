@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from core.cli.choose import resolve_stored
+from core.cli.choose import resolve_trained
 from core.cli.place import apart, one_of
 from core.errors import UserError
 
@@ -17,7 +17,10 @@ run's own evaluation to the last digit, or those of other metrics or another spl
   --split NAME      test (default), valid or train; the model was trained on train
   --metrics NAMES   instead of the run's own; `core list metric` shows them
   --data FILE       where the data lie now, if they were moved; their content must be what the run was trained on
-  -o, --out FILE    write scores, units and notes as JSON too"""
+  -o, --out FILE    write scores, units and notes as JSON too
+
+Flags that say how a model is sampled may follow, such as `--sampling 200` or `--solver heun`; what it was trained with
+cannot be said anew."""
 
 SWITCHES = {"-h": "help", "--help": "help"}
 OPTIONS = {"-o": "out", "--out": "out", "--split": "split"}
@@ -41,7 +44,7 @@ def main(words: list[str]) -> int:
 
     path = Path(places[0])
     record = finished(path)
-    opened = open_run(resolve_stored(path, said.overrides))
+    opened = open_run(resolve_trained(path, said.overrides, free=["metrics"]))
     if opened.card.fingerprint != record["data"]["fingerprint"]:
         raise UserError(
             f"the data are not those that {path} was trained on (their content or preparation differs), so which cells "

@@ -18,7 +18,8 @@ the units of the input, and says which run made it.
   --seed N         another seed of the noise than the run's
   --patch N        most items that the model is shown at once (4096); larger units are made in overlapping patches
 
-Flags of the run's data may follow where FILE keeps things elsewhere: `--data.position KEY`, `--data.layer NAME`."""
+Flags of the run's data may follow where FILE keeps things elsewhere: `--data.position KEY`, `--data.layer NAME`; and
+those that say how a model is sampled: `--sampling 200`, `--solver heun`."""
 
 SWITCHES = {"-h": "help", "--help": "help"}
 OPTIONS = {
@@ -38,7 +39,7 @@ def main(words: list[str]) -> int:
     out = target_of(said.options, file)
     draws = whole(said.options.get("draws", "1"), "--draws", 0)
     patch = whole(said.options.get("patch", "4096"), "--patch", 8)
-    trained = open_trained(run, said.overrides)
+    trained = open_trained(run, said.overrides, sampled=True)
     modes = trained.system.modes()
     if not modes:
         raise UserError(f"the run's system, {trained.name}, cannot be sampled")

@@ -89,6 +89,8 @@ class System(Plugin):
     """arms of the evaluation that learn nothing from the data; the best of them is where a scale begins"""
     scaled_by: ClassVar[str] = ""
     """the knob by which a model is made a little larger or smaller, so that arms of a study may cost the same"""
+    sampled_by: ClassVar[tuple[str, ...]] = ()
+    """fields that act when a trained model is sampled and not before, so that they may be said of a finished run"""
 
     @property
     def headline(self) -> str:

@@ -65,6 +65,7 @@ class Spatial(System):
 
     trivial: ClassVar[tuple[str, ...]] = baselines.TRIVIAL
     scaled_by: ClassVar[str] = "ffn.ratio"
+    sampled_by: ClassVar[tuple[str, ...]] = ("solver", "sampling", "grid", "readout", "draws")
 
     mode: Literal["joint", "expr_to_pos", "pos_to_expr"] = knob(
         "joint", "what is learned: both modalities and each from the other, or one from the other that is always given"
