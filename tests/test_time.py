@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from core.testing.time import TimeLaws
+from plugins.times._law import warped
+from plugins.times.aligned import Aligned
+from plugins.times.cascaded import Cascaded
 from plugins.times.independent import Independent
 from plugins.times.shared import Shared, uniform
 
@@ -17,6 +20,11 @@ ALL_TIMES = [
     Independent(stratified=False),
     Independent(clean=0.0),
     Independent(clean=1.0),
+    Cascaded(),
+    Cascaded(clean="noised", law="logit_normal", early=0.1),
+    Cascaded(share=0.8, stratified=False),
+    Aligned(),
+    Aligned(shift=1.0, law="logit_normal", stratified=False),
 ]
 
 
@@ -116,3 +124,56 @@ def test_no_sets():
     """Times for no set at all are refused with the number that was asked for."""
     with pytest.raises(ValueError, match="0 sets"):
         Shared().draw(0, ("a",), rng())
+
+
+CASCADES = [Cascaded(), Cascaded(clean="noised"), Cascaded(first="a", law="logit_normal", share=0.25, early=0.2)]
+
+
+@pytest.mark.parametrize("time", CASCADES, ids=str)
+@pytest.mark.parametrize("streams", [("a", "b"), ("a", "b", "c")], ids=len)
+def test_a_cascade_teaches_one_stage_a_set(time, streams):
+    """Sets of the first stream have the others as pure noise; in the others it is clean, or within beta of clean."""
+    drawn = time.assign(500, streams, rng())
+    first = time.first or streams[-1]
+    chosen_B = drawn.active[first]
+    assert chosen_B.sum() == round(time.share * 500)
+    assert (drawn.times[first][chosen_B] < 1).all()
+    given_B = drawn.times[first][~chosen_B]
+    assert (given_B == 1).all() if time.clean == "exact" else (given_B >= 1 - time.beta).all() and (given_B < 1).any()
+    for name in streams:
+        if name != first:
+            assert torch.equal(drawn.active[name], ~chosen_B)
+            assert (drawn.times[name][chosen_B] == 0).all()
+            assert (drawn.times[name][~chosen_B] > 0).all()
+
+
+def test_share_of_free_and_of_small_draws():
+    """Free draws choose the first stream with probability `share`; strata do so on average, in batches of one too."""
+    for time, count in ((Cascaded(share=0.3, stratified=False), 4000), (Aligned(share=0.3, stratified=False), 4000)):
+        assert abs(time.assign(count, ("a", "b"), rng()).active["b"].float().mean() - 0.3) < 4 * (0.21 / count) ** 0.5
+    ones = [Cascaded(share=0.3).assign(1, ("a", "b"), rng(seed)).active["b"].item() for seed in range(1000)]
+    assert abs(sum(ones) / 1000 - 0.3) < 4 * (0.21 / 1000) ** 0.5
+
+
+def test_logit_normal():
+    """The logit of a time is normal with the asked mean and deviation, stratified or not."""
+    for stratified in (True, False):
+        time = Cascaded(law="logit_normal", first_mean=-1.2, first_sd=1.0, stratified=stratified)
+        t_B = time.assign(4000, ("a",), rng()).times["a"].double()
+        assert stats.kstest(torch.logit(t_B).numpy(), "norm", args=(-1.2, 1.0)).pvalue > 1e-3
+
+
+@settings(deadline=None, max_examples=30)
+@given(shift=st.floats(1.0, 20.0), seed=st.integers(0, 2**32))
+def test_aligned_streams_keep_their_distance(shift, seed):
+    """One stream's time is the other's, warped by the shift: the first is ahead in every set."""
+    drawn = Aligned(shift=shift, law="logit_normal").assign(64, ("a", "b"), rng(seed))
+    assert torch.allclose(drawn.times["b"], warped(drawn.times["a"], shift), atol=1e-5)
+    assert (drawn.times["b"] >= drawn.times["a"] - 1e-6).all()
+
+
+def test_a_stream_that_is_not_there():
+    """A name that is no stream is refused, with those that are."""
+    for time in (Cascaded(first="latnet"), Aligned(first="latnet")):
+        with pytest.raises(ValueError, match="'latnet' is no stream of this model, which has expression, latent"):
+            time.assign(4, ("expression", "latent"), rng())

@@ -34,7 +34,7 @@ from core.kinds.solver import Field, Noise, Solver, Tree
 from core.kinds.sparsifier import Sparsifier
 from core.kinds.strategy import Strategy
 from core.kinds.system import Evaluation, Picture, Score, System, Terms
-from core.kinds.time import Time
+from core.kinds.time import Drawn, Time
 from core.kinds.tracker import Track, Tracker
 from core.study.job import Finished, Job, Running
 
@@ -48,6 +48,7 @@ __all__ = [
     "Batch",
     "Card",
     "Data",
+    "Drawn",
     "Encoder",
     "Evaluation",
     "Executor",

@@ -47,6 +47,18 @@ class TimeLaws:
         assert (times < 1).any(dim=1).all()
         assert (times < 1).any(dim=0).all()
 
+    def test_active(self, time: Time, streams: tuple[str, ...]) -> None:
+        """The times are those of `draw`; each set teaches a stream, each stream is taught, and none that is clean."""
+        drawn = time.assign(400, streams, torch.Generator().manual_seed(0))
+        times = time.draw(400, streams, torch.Generator().manual_seed(0))
+        assert tuple(drawn.times) == tuple(drawn.active) == streams
+        assert all(torch.equal(drawn.times[name], times[name]) for name in streams)
+        active_SB = torch.stack([drawn.active[name] for name in streams])
+        assert active_SB.dtype == torch.bool
+        assert active_SB.any(dim=0).all()
+        assert active_SB.any(dim=1).all()
+        assert (torch.stack([drawn.times[name] for name in streams])[active_SB] < 1).all()
+
     def test_own_memory(self, time: Time, streams: tuple[str, ...]) -> None:
         """Changing one stream's times in place leaves the other streams' alone."""
         times = time.draw(8, streams, torch.Generator().manual_seed(0))

@@ -144,6 +144,10 @@ class Spatial(System):
         if isinstance(piece, (Mask, Position)) and piece.indexed:
             known = "neighbours" if isinstance(piece, Mask) else "fourier"
             return f"the cells of a set come in no order; take one that goes by coordinates, such as `{known}`"
+        if isinstance(piece, Time) and piece.staged:
+            return (
+                "expression and positions are sampled together and each from the other, in no order; take `independent`"
+            )
         if isinstance(piece, Position) and piece.space() == 1:
             return "cells lie in a plane or in space and not on a line; take one that reads all coordinates: `fourier`"
         return None
@@ -185,8 +189,8 @@ class Spatial(System):
             data["position"] = data["position"] @ frames(data["position"], streams.generator("frame", step))
         hidden = hiding(real)
         data["position"] = centred(data["position"], hidden)
-        times = self.time.draw(real.shape[0], self.learned, streams.generator("time", step))
-        times = {m: t.to(real.device) for m, t in times.items()}
+        drawn = self.time.assign(real.shape[0], self.learned, streams.generator("time", step))
+        times = {m: t.to(real.device) for m, t in drawn.times.items()}
         fresh = noise({m: data[m] for m in self.learned}, hidden, streams.generator("noise", step))
         noisy = dict(data)
         if model.training and self.expression_dropout:
@@ -213,8 +217,8 @@ class Spatial(System):
             if masked is not None:
                 extra = masked_losses(m, chosen, found, true, masked[m], real)
                 auxiliary |= {f"masked/{m}/{name}": self.masking.weight * v for name, v in extra.items()}
-            # A modality that a set was given clean is no task there.
-            asked = real & (times[m] < 1)[:, None]
+            # A modality that a set was given clean, or that it is not to teach, is no task there.
+            asked = real & drawn.active[m].to(real.device)[:, None]
             if self.predicts == "velocity":
                 found, true, asked = self._velocities(m, found, true, asked, times[m], masked)
             for loss in chosen:
