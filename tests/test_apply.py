@@ -365,3 +365,30 @@ def test_the_training_file_may_be_gone(core: Callable[..., Any], cells: Callable
     assert said.code == 2
     assert "there is no such file" in said.err
     assert core("evaluate", str(run), "--data", str(other)).code == 0
+
+
+@pytest.mark.parametrize(
+    "flag", ["--train.steps=5", "--metrics=rssd", "--recipe=luna", "--data=other.h5ad", "--data.sets.size=5"]
+)
+def test_flags_that_do_nothing_are_refused(
+    run: Path, core: Callable[..., Any], cells: Callable[..., Path], tmp_path: Path, flag: str
+) -> None:
+    """A flag of training or judging is no flag of a trained model's use: refused, and nothing is written."""
+    out = tmp_path / "out.h5ad"
+    for verb in (("sample", "--mode", "expr_to_pos"), ("embed",)):
+        said = core(verb[0], str(run), str(cells()), *verb[1:], "-o", str(out), flag)
+        assert said.code == 2
+        assert f"{flag.partition('=')[0]} does nothing here" in said.err
+        assert not out.exists()
+
+
+def test_results_have_a_place_before_the_work(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:
+    """A place without a folder, or of another format than the input, is refused before anything is read or scored."""
+    file = cells()
+    said = core("evaluate", str(run), "-o", str(file.parent / "none" / "e.json"))
+    assert said.code == 2
+    assert "its folder is not there" in said.err
+    assert not said.out
+    said = core("sample", str(run), str(file), "--mode", "expr_to_pos", "-o", str(file.with_name("x.csv")))
+    assert said.code == 2
+    assert "ends in .h5ad" in said.err

@@ -16,7 +16,11 @@ from torch import nn
 from core.cli.choose import resolve_stored
 from core.errors import UserError
 from core.kinds import Batch, Data, Items, System
+from core.layers import is_flag
 from core.train.trained import Prepared, finished, read_preparation, trained_model
+
+IDLE = frozenset({"train", "recipe", "metrics", "tracker", "executor"})
+"""first words of flags that a trained model has no use for"""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,26 +84,53 @@ def target_of(options: Mapping[str, str], file: Path) -> Path:
     """Where the result goes.
 
     Raises:
-        UserError: nowhere is said, it is the input, or its folder is not there.
+        UserError: nowhere is said, it is the input, its folder is not there, or its name ends otherwise than the
+            input's, whose format it has.
     """
     if "out" not in options:
         raise UserError("where to? Name the file to write with -o")
     out = Path(options["out"])
+    writable(out)
+    if out.suffix != file.suffix:
+        raise UserError(f"-o {out}: what is written is of the input's format; name a file that ends in {file.suffix}")
+    if out.exists() and file.exists() and out.samefile(file):
+        raise UserError(f"-o {out} is the input itself; name another file to write")
+    return out
+
+
+def writable(out: Path) -> None:
+    """Refuse a place that no file can have, before the work and not after it.
+
+    Raises:
+        UserError: it is a folder, or in none.
+    """
     if not out.absolute().parent.is_dir() or out.is_dir():
         raise UserError(
             f"-o {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file to write"
         )
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UserError(f"-o {out} is the input itself; name another file to write")
-    return out
+
+
+def refuse_idle(overrides: Collection[str]) -> None:
+    """Flags of training, judging and the training data would be taken in vain by a model that is trained.
+
+    Raises:
+        UserError: one of them is given.
+    """
+    for word in overrides:
+        key = word.lstrip("-").partition("=")[0]
+        if is_flag(word) and (key == "data" or key.count(".") > 1 or key.split(".")[0] in IDLE):
+            raise UserError(
+                f"--{key} does nothing here: the model is trained, and the file named is what it is put to; leave it out"
+            )
 
 
 def open_trained(run: Path, overrides: Collection[str]) -> Trained:
     """A run's model and what its data told of their preparation.
 
     Raises:
-        UserError: the run is not complete, or keeps no preparation.
+        UserError: the run is not complete, or keeps no preparation, or a flag can do nothing.
     """
+    refuse_idle(overrides)
     record = finished(run)
     prepared = read_preparation(run)
     settings = resolve_stored(run, overrides).root
