@@ -10,6 +10,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -183,6 +184,31 @@ def test_expression_from_position(run: Path, core: Callable[..., Any], cells: Ca
     )
     np.testing.assert_allclose((made.layers["draw1"] + made.layers["draw2"]) / 2, made.X, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(made.obsm["spatial"], read(file).obsm["spatial"])
+
+
+def test_what_the_file_says_of_its_cells_stays(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:
+    """Beside made expression stand the input's graphs, colours and notes on genes; its scale is told, its counts go."""
+
+    def rich(data: ad.AnnData) -> None:
+        data.var["symbol"] = [f"symbol of {name}" for name in data.var_names]
+        data.var["variable"], data.var["number"] = [True, False, True], [3, 4, 5]
+        data.var["kind"] = pd.Categorical(["x", "y", "x"])
+        data.obsp["near"] = np.eye(CELLS)
+        data.uns |= {"section_colors": np.array(["#000000", "#ffffff"]), "log1p": {"base": 2.0}}
+        data.layers["counts"] = data.X.copy()
+
+    file = cells(rich, [genes(run)[1], "of no run", genes(run)[0]])
+    out = file.with_name("told.h5ad")
+    assert core("sample", str(run), str(file), "--mode", "pos_to_expr", "-o", str(out)).code == 0
+    made = read(out)
+    assert list(made.var_names) == genes(run)
+    assert [made.var["symbol"].iloc[i] for i in (0, 1)] == [f"symbol of {genes(run)[i]}" for i in (0, 1)]
+    assert made.var.iloc[2:].isna().all(axis=None)
+    assert made.var[["variable", "number", "kind"]].iloc[:2].to_numpy().tolist() == [[True, 5, "x"], [True, 3, "x"]]
+    np.testing.assert_array_equal(made.obsp["near"], np.eye(CELLS))
+    assert set(made.uns) == {"section_colors", "cellcore"}
+    assert set(made.layers) == {"model"}
+    assert made.uns["cellcore"]["X"].endswith("then log(1 + x)")
 
 
 def test_joint_makes_cells_of_its_own(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:

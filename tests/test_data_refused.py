@@ -201,7 +201,7 @@ class TestRefused:
         """A section without a count is noted; where no section has any, nothing is made of them."""
         data = cells()
         data.X = data.X * 0
-        with pytest.raises(UserError, match="X is 0 for every cell and every gene of the panel.*--layer"):
+        with pytest.raises(UserError, match=r"X is 0 for every cell and every gene of the panel.*--layer"):
             stage(tmp_path / "mid", save(tmp_path / "a.h5ad", data))
         assert not (tmp_path / "mid").exists()
 

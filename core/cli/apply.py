@@ -120,7 +120,8 @@ def refuse_idle(overrides: Collection[str]) -> None:
         key = word.lstrip("-").partition("=")[0]
         if is_flag(word) and (key == "data" or key.count(".") > 1 or key.split(".")[0] in IDLE):
             raise UserError(
-                f"--{key} does nothing here: the model is trained, and the file named is what it is put to; leave it out"
+                f"--{key} does nothing here, as the model is trained and the file named is what it is put to: leave it "
+                "out"
             )
 
 

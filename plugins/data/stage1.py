@@ -176,8 +176,8 @@ def _write(plan: Plan, asked: Stage1, transform: Transform, tell: Tell, place: P
                 tell(f"  note: {name}: {warning}")
         if all(SILENT in info["warnings"] for info in infos):
             raise UserError(
-                f"{'layers/' + asked.layer if asked.layer else 'X'} is 0 for every cell and every gene of the panel, so "
-                "there is no expression to learn: name the matrix that holds it with --layer"
+                f"{'layers/' + asked.layer if asked.layer else 'X'} is 0 for every cell and every gene of the panel, "
+                "so there is no expression to learn: name the matrix that holds it with --layer"
             )
         slim = [{k: v for k, v in info.items() if k not in ("fitted", "warnings")} for info in infos]
         metadata = {
