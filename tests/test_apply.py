@@ -11,6 +11,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -184,6 +185,31 @@ def test_expression_from_position(run: Path, core: Callable[..., Any], cells: Ca
     )
     np.testing.assert_allclose((made.layers["draw1"] + made.layers["draw2"]) / 2, made.X, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(made.obsm["spatial"], read(file).obsm["spatial"])
+
+
+def test_what_the_file_says_of_its_cells_stays(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:
+    """Beside made expression stand the input's graphs, colours and notes on genes; its scale is told, its counts go."""
+
+    def rich(data: ad.AnnData) -> None:
+        data.var["symbol"] = [f"symbol of {name}" for name in data.var_names]
+        data.var["variable"], data.var["number"] = [True, False, True], [3, 4, 5]
+        data.var["kind"] = pd.Categorical(["x", "y", "x"])
+        data.obsp["near"] = np.eye(CELLS)
+        data.uns |= {"section_colors": np.array(["#000000", "#ffffff"]), "log1p": {"base": 2.0}}
+        data.layers["counts"] = data.X.copy()
+
+    file = cells(rich, [genes(run)[1], "of no run", genes(run)[0]])
+    out = file.with_name("told.h5ad")
+    assert core("sample", str(run), str(file), "--mode", "pos_to_expr", "-o", str(out)).code == 0
+    made = read(out)
+    assert list(made.var_names) == genes(run)
+    assert [made.var["symbol"].iloc[i] for i in (0, 1)] == [f"symbol of {genes(run)[i]}" for i in (0, 1)]
+    assert made.var.iloc[2:].isna().all(axis=None)
+    assert made.var[["variable", "number", "kind"]].iloc[:2].to_numpy().tolist() == [[True, 5, "x"], [True, 3, "x"]]
+    np.testing.assert_array_equal(made.obsp["near"], np.eye(CELLS))
+    assert set(made.uns) == {"section_colors", "cellcore"}
+    assert set(made.layers) == {"model"}
+    assert made.uns["cellcore"]["X"].endswith("then log(1 + x)")
 
 
 def test_joint_makes_cells_of_its_own(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:
@@ -406,3 +432,28 @@ def test_how_a_model_is_sampled_may_be_said_anew(run: Path, core: Callable[..., 
         told[steps] = {s["arm"]: s["value"] for s in json.loads(out.read_text())["scores"]}
     assert told["2"]["model"] == told["7"]["model"]
     assert told["2"]["model, one sample"] != told["7"]["model, one sample"]
+
+
+@pytest.mark.parametrize("flag", ["--metrics=rssd", "--recipe=luna", "--data=other.h5ad", "--data.sets.size=5"])
+def test_flags_that_do_nothing_are_refused(
+    run: Path, core: Callable[..., Any], cells: Callable[..., Path], tmp_path: Path, flag: str
+) -> None:
+    """A flag of judging or of the training data does nothing to a trained model: refused, and nothing is written."""
+    out = tmp_path / "out.h5ad"
+    for verb in (("sample", "--mode", "expr_to_pos"), ("embed",)):
+        said = core(verb[0], str(run), str(cells()), *verb[1:], "-o", str(out), flag)
+        assert said.code == 2
+        assert f"{flag.partition('=')[0]} does nothing here" in said.err
+        assert not out.exists()
+
+
+def test_results_have_a_place_before_the_work(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:
+    """A place without a folder, or of another format than the input, is refused before anything is read or scored."""
+    file = cells()
+    said = core("evaluate", str(run), "-o", str(file.parent / "none" / "e.json"))
+    assert said.code == 2
+    assert "its folder is not there" in said.err
+    assert not said.out
+    said = core("sample", str(run), str(file), "--mode", "expr_to_pos", "-o", str(file.with_name("x.csv")))
+    assert said.code == 2
+    assert "ends in .h5ad" in said.err

@@ -282,6 +282,9 @@ class TestRefusals:
             ),
             (poke(3, 2, np.nan), {}, "a.h5ad: X holds 1 NaN or infinite.*'Gene2'.* `layer`"),
             (poke(3, 2, np.inf), {"backed": True}, "X holds 1 NaN or infinite.*'Gene2'"),
+            (lambda d: setattr(d, "X", d.X * 0), {}, "a.h5ad: X holds nothing but zeros.*`layer`"),
+            (lambda d: setattr(d, "X", d.X * 0), {"backed": True}, "X holds nothing but zeros"),
+            (put("spatial", np.arange(120.0).reshape(60, 2) * 1e306), {}, "which no number can scale"),
             (poke(3, 2, -1), {"prepare": Prepare(transform="counts")}, r"negative values \(down to -1\).*'none'"),
             (
                 lambda d: setattr(d, "var_names", ["A", "B", "A", "C", "D", "E"]),

@@ -197,6 +197,14 @@ class TestRefused:
         with pytest.raises(UserError, match=says):
             stage(tmp_path / "mid", file, genes=str(tmp_path / "genes.txt"))
 
+    def test_nothing_expressed(self, tmp_path: Path) -> None:
+        """A section without a count is noted; where no section has any, nothing is made of them."""
+        data = cells()
+        data.X = data.X * 0
+        with pytest.raises(UserError, match=r"X is 0 for every cell and every gene of the panel.*--layer"):
+            stage(tmp_path / "mid", save(tmp_path / "a.h5ad", data))
+        assert not (tmp_path / "mid").exists()
+
     @pytest.mark.parametrize("text", ["a\nb\nc", "a,b,c", "a\tb\tc", "a, b\n\nc\n", "\ufeffa\r\nb\r\nc\r\n"])
     def test_panel_forms(self, tmp_path: Path, text: str) -> None:
         """One a line, or separated by commas or tabs."""

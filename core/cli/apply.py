@@ -16,7 +16,11 @@ from torch import nn
 from core.cli.choose import resolve_trained
 from core.errors import UserError
 from core.kinds import Batch, Data, Items, System
+from core.layers import is_flag
 from core.train.trained import Prepared, finished, read_preparation, trained_model
+
+IDLE = frozenset({"recipe", "metrics", "tracker", "executor"})
+"""first words of flags that a trained model has no use for; `resolve_trained` tells of others"""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,18 +84,45 @@ def target_of(options: Mapping[str, str], file: Path) -> Path:
     """Where the result goes.
 
     Raises:
-        UserError: nowhere is said, it is the input, or its folder is not there.
+        UserError: nowhere is said, it is the input, its folder is not there, or its name ends otherwise than the
+            input's, whose format it has.
     """
     if "out" not in options:
         raise UserError("where to? Name the file to write with -o")
     out = Path(options["out"])
+    writable(out)
+    if out.suffix != file.suffix:
+        raise UserError(f"-o {out}: what is written is of the input's format; name a file that ends in {file.suffix}")
+    if out.exists() and file.exists() and out.samefile(file):
+        raise UserError(f"-o {out} is the input itself; name another file to write")
+    return out
+
+
+def writable(out: Path) -> None:
+    """Refuse a place that no file can have, before the work and not after it.
+
+    Raises:
+        UserError: it is a folder, or in none.
+    """
     if not out.absolute().parent.is_dir() or out.is_dir():
         raise UserError(
             f"-o {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file to write"
         )
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UserError(f"-o {out} is the input itself; name another file to write")
-    return out
+
+
+def refuse_idle(overrides: Collection[str]) -> None:
+    """Flags of judging and of the training data would be taken in vain by a model that is trained.
+
+    Raises:
+        UserError: one of them is given.
+    """
+    for word in overrides:
+        key = word.lstrip("-").partition("=")[0]
+        if is_flag(word) and (key == "data" or key.count(".") > 1 or key.split(".")[0] in IDLE):
+            raise UserError(
+                f"--{key} does nothing here, as the model is trained and the file named is what it is put to: leave it "
+                "out"
+            )
 
 
 def open_trained(run: Path, overrides: Collection[str], *, sampled: bool) -> Trained:
@@ -105,6 +136,7 @@ def open_trained(run: Path, overrides: Collection[str], *, sampled: bool) -> Tra
     Raises:
         UserError: the run is not complete, keeps no preparation, or a flag does not act here.
     """
+    refuse_idle(overrides)
     record = finished(run)
     prepared = read_preparation(run)
     settings = resolve_trained(run, overrides, sampled=sampled).root

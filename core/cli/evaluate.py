@@ -37,12 +37,15 @@ def main(words: list[str]) -> int:
     split = one_of(said.options.get("split", "test"), SPLITS, "--split")
     import torch
 
+    from core.cli.apply import writable
     from core.report.console import print_scores
     from core.train.session import open_run
     from core.train.streams import Streams
     from core.train.trained import finished, trained_model
 
     path = Path(places[0])
+    if "out" in said.options:
+        writable(Path(said.options["out"]))
     record = finished(path)
     opened = open_run(resolve_trained(path, said.overrides, free=["metrics"]))
     if opened.card.fingerprint != record["data"]["fingerprint"]:

@@ -23,6 +23,9 @@ from plugins.data.panel import pick
 from plugins.data.prepare import LOG_ABOVE
 from plugins.data.transform import Transform
 
+SILENT = "every value of the panel is 0 here"
+"""what is noted of a section without any expression"""
+
 
 @final
 @attrs.frozen(eq=False)
@@ -148,5 +151,5 @@ def check_counts(counts: Block, part: Input, panel: tuple[str, ...], transform: 
             "--no-normalize --no-log1p"
         )
     if high == 0:
-        warnings.append("every value of the panel is 0 here")
+        warnings.append(SILENT)
     return warnings

@@ -24,6 +24,7 @@ from plugins.data.anndata_file import AnnDataFile
 from plugins.data.cells import dense, ordered, stored
 from plugins.data.prepare import Preparation
 from plugins.data.staged import stage
+from plugins.data.transform import Transform
 
 SHOWN = 5
 """names that a note lists before it counts"""
@@ -138,6 +139,17 @@ def _read(
         sections=sections,
         type_n=type_n,
         fitted=fitted,
+        meaning=_meaning(preparation),
+    )
+
+
+def _meaning(preparation: Mapping[str, Any]) -> str:
+    """The scale of made expression in words."""
+    if (staged := preparation.get("staged")) is not None:
+        return Transform(**staged["knobs"]).describe(sparse=staged["sparse"])
+    total = f"each cell scaled to a total of {preparation['target_sum']:g} over the {len(preparation['genes'])} genes"
+    return {"counts": f"{total}, then log(1 + x)", "log1p": "log(1 + x)"}.get(
+        preparation["transform"], "values as the training file stored them"
     )
 
 
@@ -159,6 +171,8 @@ class NewCells(Items):
     sections: tuple[str, ...]
     type_n: np.ndarray
     fitted: Preparation
+    meaning: str
+    """the scale of made expression in words"""
 
     def units(self) -> Iterator[Batch]:
         for code, section in enumerate(self.sections):
@@ -176,10 +190,11 @@ class NewCells(Items):
         """Write an AnnData file.
 
         Positions stand in `obsm["spatial"]` in input units, about the centre of their section in the input where that
-        is known; expression in `X`, on the scale of the training cells after their transform, with model units in
-        `layers["model"]`. Of several draws these are the mean, and each draw stands beside it (`spatial_draw1`,
-        `draw1`, ...). Where the input had positions, they are kept in `obsm["spatial_input"]`. What made it is told in
-        `uns["cellcore"]`.
+        is known; expression in `X`, on the scale of the training cells after their transform, which `uns["cellcore"]`
+        tells in words as `X`, with model units in `layers["model"]`. Of several draws these are the mean, and each draw
+        stands beside it (`spatial_draw1`, `draw1`, ...). Where the input had positions, they are kept in
+        `obsm["spatial_input"]`. Beside made expression stays what the file says of its cells and of the run's genes;
+        layers and `raw` were of the old `X` and go. What made it is told in `uns["cellcore"]`.
         """
         from anndata import AnnData
 
@@ -192,7 +207,7 @@ class NewCells(Items):
                 self._put_position(out, made["position"], fresh)
             if "embedding" in made:
                 out.obsm["X_cellcore"] = made["embedding"][0].astype(np.float32)
-            out.uns["cellcore"] = dict(said)
+            out.uns["cellcore"] = dict(said) | ({"X": self.meaning} if "expression" in made else {})
             _write(out, path)
 
     def _put_expression(self, out: Any, draws_KnG: np.ndarray) -> None:
@@ -245,6 +260,14 @@ class NewCells(Items):
         if not fresh:
             for key in given.obsm:
                 out.obsm[key] = given.obsm[key]
+            for key in given.obsp:
+                out.obsp[key] = given.obsp[key]
+            if given.var_names.is_unique:
+                # Plain bool has no word for genes that the file lacks.
+                yes_no = given.var.select_dtypes("bool").columns
+                out.var = given.var.astype(dict.fromkeys(yes_no, "boolean")).reindex(list(self.genes))
+            # Colours and their like; what tells of values (`log1p`, a PCA) would be untrue of the new ones.
+            out.uns.update({key: value for key, value in given.uns.items() if key.endswith("_colors")})
             # Whatever the key was called in the input, readers look for `spatial`.
             out.obsm["spatial"] = self.position_nP
         return out

@@ -57,7 +57,7 @@ def survey(table: CellTable) -> Survey:
     """Walk the matrix once.
 
     Raises:
-        UserError: it holds NaN or infinite values.
+        UserError: it holds NaN or infinite values, or nothing but zeros.
     """
     low, high, whole, filled, bad, first = np.inf, -np.inf, True, 0, 0, -1
     for block in table.blocks(np.arange(table.cells)):
@@ -78,6 +78,11 @@ def survey(table: CellTable) -> Survey:
         raise UserError(
             f"{table.where['expression']} holds {bad} NaN or infinite value(s), the first in gene "
             f"{table.genes[first]!r}: remove these genes or cells, or name another matrix with `layer`"
+        )
+    if not filled:
+        raise UserError(
+            f"{table.where['expression']} holds nothing but zeros, so there is no expression to learn: name the matrix "
+            "that holds it with `layer`"
         )
     return Survey(low, high, whole, 1.0 - filled / (table.cells * len(table.genes)))
 
@@ -143,9 +148,9 @@ def fit(table: CellTable, train_k: np.ndarray, knobs: Prepare, seen: Survey) -> 
         UserError: the transform cannot take the values.
     """
     transform, reason = _choose(table, knobs, seen)
-    centre_SP = np.stack([table.position_nP[table.section_n == s].mean(axis=0) for s in range(len(table.sections))])
-    away_kP = table.position_nP[train_k] - centre_SP[table.section_n[train_k]]
     with np.errstate(over="ignore", invalid="ignore"):
+        centre_SP = np.stack([table.position_nP[table.section_n == s].mean(axis=0) for s in range(len(table.sections))])
+        away_kP = table.position_nP[train_k] - centre_SP[table.section_n[train_k]]
         scale = float(np.sqrt(np.square(away_kP).mean()))
     if not 0 < scale < np.inf:
         raise UserError(

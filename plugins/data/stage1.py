@@ -27,7 +27,7 @@ from core.params import knob, params
 from plugins.data.anndata_file import AnnDataFile
 from plugins.data.cells import BLOCK, ordered
 from plugins.data.columns import cell_types, positions
-from plugins.data.inputs import Input, check_counts, check_places, counts_of, found, inputs_of, stems
+from plugins.data.inputs import SILENT, Input, check_counts, check_places, counts_of, found, inputs_of, stems
 from plugins.data.panel import columns_of, read_panel, shared_panel
 from plugins.data.shards import Cells, Writer, group_rows
 from plugins.data.tiles import tiled
@@ -174,6 +174,11 @@ def _write(plan: Plan, asked: Stage1, transform: Transform, tell: Tell, place: P
             tell(f"[{number + 1}/{len(sizes)}] {name}: {info['cells']} cells{absent}, {how}")
             for warning in info["warnings"]:
                 tell(f"  note: {name}: {warning}")
+        if all(SILENT in info["warnings"] for info in infos):
+            raise UserError(
+                f"{'layers/' + asked.layer if asked.layer else 'X'} is 0 for every cell and every gene of the panel, "
+                "so there is no expression to learn: name the matrix that holds it with --layer"
+            )
         slim = [{k: v for k, v in info.items() if k not in ("fitted", "warnings")} for info in infos]
         metadata = {
             "name": plan.title, "genes": list(plan.panel), "panel": plan.panel_said, "dims": plan.dims,
