@@ -223,6 +223,9 @@ def test_joint_makes_cells_of_its_own(run: Path, core: Callable[..., Any], cells
     said = core("sample", str(run), str(file), "--mode", "joint", "-o", str(out), "--draws", "2")
     assert said.code == 2
     assert "nothing in common" in said.err
+    said = core("sample", str(run), str(file), "--mode", "expr_to_pos", "-o", str(out), "--draws", "100000000")
+    assert said.code == 2
+    assert "--draws takes a whole number of at most 10,000" in said.err
 
 
 def test_embedding(run: Path, core: Callable[..., Any], cells: Callable[..., Path]) -> None:

@@ -253,7 +253,7 @@ def test_a_sample_ends_beside_the_truth_whatever_its_frame() -> None:
     data.arrays["placed/model, one sample/slice 1"] = true @ turn
     data.arrays["way/slice 1"] = np.stack([0.0 * true, 0.5 * true @ turn])
     axes = by_name(pictures(data))["way"].draw().axes
-    middle, sample, truth = ([np.asarray(ax.collections[0].get_offsets()) for ax in axes])[1:]
+    middle, sample, truth = [np.asarray(ax.collections[0].get_offsets()) for ax in axes]
     np.testing.assert_allclose(sample, truth, atol=1e-9)
     np.testing.assert_allclose(middle - middle.mean(0), (truth - truth.mean(0)) / 2, atol=1e-9)
 

@@ -258,7 +258,8 @@ def test_verdict_counts(values):
     ]
     (text,), (table,) = verdicts(scores), score_tables(scores)
     won = re.search(r"beats rival on (\d+)", text)
-    told = (int(won[1]) if won else 0, text.count(" against "))
+    many = re.search(r"rival is better on (\d+) of", text)
+    told = (int(won[1]) if won else 0, int(many[1]) if many else text.count(" against "))
     shown = [0, 0]
     for j, column in enumerate(table.header[1:], 1):
         model, rival = (float(row[j].replace("–", "nan")) for row in table.rows)

@@ -31,12 +31,14 @@ def one_of(word: str, known: Collection[str], flag: str) -> str:
     return word
 
 
-def whole(text: str, flag: str, least: int) -> int:
+def whole(text: str, flag: str, least: int, most: int | None = None) -> int:
     """A whole number.
 
     Raises:
-        UserError: it is none, or too small.
+        UserError: it is none, too small or too large.
     """
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{flag} takes a whole number of at least {least}, not {text!r}")
+    if most is not None and int(text) > most:
+        raise UserError(f"{flag} takes a whole number of at most {most:,}, not {text}")
     return int(text)

@@ -25,6 +25,8 @@ SWITCHES = {"-h": "help", "--help": "help"}
 OPTIONS = {
     "-o": "out", "--out": "out", "--mode": "mode", "--draws": "draws", "--seed": "seed", "--patch": "patch",
 }  # fmt: skip
+MOST_DRAWS = 10_000
+"""all draws are held in memory and written into the file"""
 
 
 def main(words: list[str]) -> int:
@@ -37,7 +39,7 @@ def main(words: list[str]) -> int:
 
     run, file = applied(places, "core sample RUN FILE --mode MODE -o OUT")
     out = target_of(said.options, file)
-    draws = whole(said.options.get("draws", "1"), "--draws", 0)
+    draws = whole(said.options.get("draws", "1"), "--draws", 0, MOST_DRAWS)
     patch = whole(said.options.get("patch", "4096"), "--patch", 8)
     trained = open_trained(run, said.overrides, sampled=True)
     modes = trained.system.modes()

@@ -152,6 +152,10 @@ def best_values(scores: Sequence[Score]) -> dict[str, float]:
     return best
 
 
+_NAMED = 2
+"""most metrics that a sentence names one by one"""
+
+
 def verdicts(scores: Sequence[Score]) -> tuple[str, ...]:
     """A few plain sentences a task: whom the model beats, who is better at what, how far the ceiling is.
 
@@ -197,8 +201,11 @@ def _verdict(task: str, scores: list[Score]) -> str:
         if won:
             beaten.setdefault(_of(won, len(theirs)), []).append(arm)
         if lost:
-            pairs = _list([f"{_short(s)} ({number(s.value)} against {number(own[s.metric].value)})" for s in lost])
-            ahead.append(f"{arm} is better on {pairs}")
+            # The first metrics are those that matter most, and the table has them all.
+            pairs = [f"{_short(s)} ({number(s.value)} against {number(own[s.metric].value)})" for s in lost]
+            few = len(lost) <= _NAMED
+            what = _list(pairs) if few else f"{_of(len(lost), len(theirs))}, {pairs[0]} among them"
+            ahead.append(f"{arm} is better on {what}")
         elif not won:
             ahead.append(f"{arm} is as good on {_of(len(theirs), len(theirs))}")
     wins = [f"{_list(names)} on {count}" for count, names in beaten.items()]

@@ -139,17 +139,22 @@ def _draw_types(types: list[tuple[str, np.ndarray]], panels: dict[str, dict[str,
     return figure
 
 
+_SEEN = 0.02
+"""share of the true extent below which a state is not drawn"""
+
+
 def _way(arrays: Arrays, unit: str) -> Picture:
     true_NP = arrays[f"true/{unit}"].astype(float)
     end = arrays.get(f"placed/{MODEL}, one sample/{unit}")
     states = [*arrays[f"way/{unit}"].astype(float)] + ([] if end is None else [end.astype(float)])
+    # At pure noise the network is shown nothing, all cells in one point.
+    states = [x_NP for x_NP in states if np.ptp(x_NP) > _SEEN * np.ptp(true_NP)]
     return Picture(
         name="way",
         title=f"How a sample of {unit} comes about",
         caption=(
-            "One draw of the positions, from pure noise (left) to the sample (last but one) and the truth (right), at "
-            "even steps of the solver: each state as the network is shown it, that is, shrunk by as much as noise "
-            "hides. "
+            "One draw of the positions, from noise (left) to the sample (last but one) and the truth (right), at even "
+            "steps of the solver: each state as the network is shown it, that is, shrunk by as much as noise hides. "
             "All panels have one scale; colour is the true place along the longest axis, so order appears as the "
             "gradient does. The sample is turned or mirrored, and its states with it, to lie as the truth does."
         ),
