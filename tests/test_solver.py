@@ -1,5 +1,7 @@
 """Solvers: the laws of the kind, the order of Euler, and the moments of the ancestral sampler."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,8 +16,9 @@ from plugins.solvers.ddim import Ddim
 from plugins.solvers.ddpm import Ddpm
 from plugins.solvers.euler import Euler
 from plugins.solvers.heun import Heun
+from plugins.solvers.rk4 import Rk4
 
-ALL_SOLVERS = [Euler(), Heun(), Ddpm(), Ddim(), Ddim(eta=0.5), Ddim(eta=1.0)]
+ALL_SOLVERS = [Euler(), Heun(), Rk4(), Ddpm(), Ddim(), Ddim(eta=0.5), Ddim(eta=1.0)]
 ALL_PATHS = [CondOt(), Cosine(), Cosine(exponent=2.0), Cosine(exponent=0.5, offset=0.1)]
 
 
@@ -30,9 +33,10 @@ def tree(seed, **shapes):
 
 
 def test_orders():
-    """Euler's method is of first order, Heun's of second."""
+    """Euler's method is of first order, Heun's of second, Runge and Kutta's of fourth."""
     assert observed_order(Euler()) == pytest.approx(1.0, abs=0.02)
     assert observed_order(Heun()) == pytest.approx(2.0, abs=0.1)
+    assert observed_order(Rk4()) == pytest.approx(4.0, abs=0.1)
 
 
 def test_euler_by_hand():
@@ -41,7 +45,7 @@ def test_euler_by_hand():
     assert end["a"].item() == pytest.approx((1 + 0.25 * 0.5) * (1 + 0.25 * 0.75))
 
 
-@pytest.mark.parametrize("solver", [one for one in ALL_SOLVERS if not isinstance(one, Heun)], ids=str)
+@pytest.mark.parametrize("solver", [one for one in ALL_SOLVERS if not isinstance(one, (Heun, Rk4))], ids=str)
 def test_asked_at_the_start_of_each_step(solver):
     """The field is asked at each start and never at t = 1, where it may be singular."""
     seen, times = [], [0.0, 0.2, 0.7, 1.0]
@@ -52,6 +56,18 @@ def test_asked_at_the_start_of_each_step(solver):
 
     solver.solve(field, {"a": torch.ones(2)}, times, paths={"a": CondOt()}, noise=gaussian())
     assert seen == times[:-1]
+
+
+def test_fourth_order_never_asks_at_the_end():
+    """Stages lie at both ends and the middle of a step; of the last, at its start, half and three quarters."""
+    seen = []
+
+    def field(state, t):
+        seen.append(t)
+        return {"a": torch.zeros(2)}
+
+    Rk4().solve(field, {"a": torch.ones(2)}, [0.0, 0.5, 1.0], paths={"a": CondOt()})
+    assert seen == [0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.875]
 
 
 def test_euler_on_a_curved_path():
@@ -91,7 +107,7 @@ def test_no_noise_is_left(solver, path, steps):
     torch.testing.assert_close(end["a"], data["a"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", [Euler(), Heun()], ids=str)
+@pytest.mark.parametrize("solver", [Euler(), Heun(), Rk4()], ids=str)
 def test_a_velocity_at_rest_says_nothing(solver):
     """One step from pure noise is refused on a path that stands still there, before the field is called."""
     with pytest.raises(ValueError, match="stands still"):
@@ -266,3 +282,12 @@ def test_ddpm_refuses_a_path_that_loses_signal():
     late = {"a": LosesSignal()}
     with pytest.raises(ValueError, match=r"LosesSignal loses signal between t = 0.2 and t = 0.4"):
         Ddpm().solve(lambda s, t: pytest.fail("called"), tree(1, a=(2,)), [0.2, 0.4], paths=late, noise=gaussian())
+
+
+@pytest.mark.parametrize(("rate", "error"), [(-1.0, 1e-5), (2.0, 1e-5), (-5.0, 1e-3)])
+def test_nineteen_fourth_order_steps(rate, error):
+    """On y' = a y over [0, 1] the relative error of 19 steps is below what a trained field's own error hides."""
+    start = {"a": torch.ones(1, dtype=torch.float64)}
+    times = torch.linspace(0, 1, 20, dtype=torch.float64).tolist()
+    end = Rk4().solve(lambda y, t: {"a": rate * y["a"]}, start, times, paths={})
+    assert abs(end["a"].item() / math.exp(rate) - 1) < error

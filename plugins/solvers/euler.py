@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -90,6 +91,12 @@ def check_arrival(last: tuple[float, float], paths: Mapping[str, FlowPath]) -> N
     t, later = last
     for path in paths.values() if later == 1.0 else ():
         _arrival(path, t)
+
+
+def arrives_straight(path: FlowPath, t: float) -> bool:
+    """Whether the data that a velocity at t stands for lie straight ahead, at x + (1 - t) v."""
+    of_v, of_x = _arrival(path, t)
+    return math.isclose(of_v, 1.0 - t, rel_tol=1e-9) and math.isclose(of_x, 1.0, rel_tol=1e-9)
 
 
 def _arrival(path: FlowPath, t: float) -> tuple[float, float]:
