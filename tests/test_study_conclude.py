@@ -558,8 +558,19 @@ def test_an_aliased_fraction_names_what_it_mixes(tmp_path: Path) -> None:
     fill(table, stored, lambda t: 1 + ("a1" in t.arm) + 0.01 * noise(t.id))
     found = conclude(stored, table).systems[0]
     assert {"a = -b:c", "b = -a:c", "c = -a:b"} <= {*found.aliases}
+    assert not any("left out" in line for line in found.aliases)
     # The main effect stands against an interaction that is taken as absent.
     assert {e.term: round(e.estimate.value, 1) for e in found.effects.two_level}["a"] == 1.0
+
+
+def test_a_fraction_without_all_of_its_cells_says_so(tmp_path: Path) -> None:
+    """Where cells are left out, more is mixed than the table of the whole fraction can name."""
+    axes = {"a": ("a0", "a1"), "b": ("b0", "b1"), "c": ("c0", "c1")}
+    cells = [("a0", "b0", "c0"), ("a0", "b1", "c1"), ("a1", "b0", "c1")]
+    idle = [("a=a1 b=b1 c=c0", "excluded", "why")]
+    stored, table = made(tmp_path, axes=axes, cells=cells, idle=idle, design__kind="fraction:C=AB", seeds=range(3))
+    fill(table, stored, lambda t: 1 + 0.01 * noise(t.id))
+    assert conclude(stored, table).systems[0].aliases[-1].startswith("1 cell is left out = ")
 
 
 def test_power_and_seeds_needed_are_of_the_whole_family(tmp_path: Path) -> None:

@@ -199,7 +199,12 @@ class SystemOf:
             sign = "-" if len(right) % 2 == 0 else ""
             named.append(f"{letters[left]}={sign}{'*'.join(letters[letter] for letter in right)}")
         table = aliases(named, factors=keys)
-        return tuple(f"{a.effect} = {', '.join(a.mixed_with)}" for a in table.table if a.mixed_with)
+        found = [f"{a.effect} = {', '.join(a.mixed_with)}" for a in table.table if a.mixed_with]
+        gone = sum(arm["system"] == self.name and arm["state"] != "planned" for arm in self.stored.arms)
+        if gone:
+            cells = "1 cell is" if gone == 1 else f"{gone} cells are"
+            found.append(f"{cells} left out = the above is that of the whole fraction, of which more is mixed now")
+        return tuple(found)
 
     def _spread(self, contrasts: Mapping[str, Contrast]) -> tuple[float, float] | None:
         """Median sd of the differences that are tested, with the size that `mde` asks for: both as shares of the
