@@ -79,9 +79,9 @@ class Picture:
 class System(Plugin):
     """A trainable task. Its fields are its slots; its file reads like the method section of its paper.
 
-    Laws: every parameter of the built model gets a gradient from a step; a step is a function of model, batch and
-    streams alone; padding changes no loss; `headline` is one of the model's scores; what is generated is a function of
-    the streams, and whatever is embedded is finite.
+    Laws: what is fitted depends on the training split alone; every parameter of the built model gets a gradient from a
+    step; a step is a function of model, batch and streams alone; padding changes no loss; `headline` is one of the
+    model's scores; what is generated is a function of the streams, and whatever is embedded is finite.
     """
 
     KIND: ClassVar[str] = "system"
@@ -100,6 +100,26 @@ class System(Plugin):
     @abstractmethod
     def build(self, card: Card) -> nn.Module:
         """The network for data of this card."""
+
+    def fit(self, source: Source, streams: Streams) -> Mapping[str, np.ndarray]:
+        """What the model is to know of the training split before its first step, as plain arrays of numbers.
+
+        Statistics, tables, features that stay as they are: a run keeps them beside its checkpoints, and a trained model
+        gets them back through `recall`. Nothing by default.
+
+        Args:
+            source: of which the split `train` alone is read.
+            streams: source of whatever is drawn.
+        """
+        return {}
+
+    def recall(self, model: nn.Module, fitted: Mapping[str, np.ndarray]) -> None:
+        """Give a model that `build` returned, before or after its weights are loaded, what `fit` found.
+
+        Raises:
+            UserError: the arrays are of another configuration.
+        """
+        return
 
     @abstractmethod
     def example(self, card: Card) -> Batch:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,8 +69,9 @@ class Trainer:
     """One run's training, from its first step or from its newest checkpoint."""
 
     def __init__(
-        self, *, system: System, source: Source, settings: Train, strategy: Strategy, device: torch.device, seed: int
-    ) -> None:
+        self, *, system: System, source: Source, settings: Train, strategy: Strategy, device: torch.device, seed: int,
+        fitted: Mapping[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
         self.system, self.source, self.settings, self.strategy = system, source, settings, strategy
         self.device, self.streams = device, Streams(seed)
         self.train_split = source.split("train", self.streams)
@@ -77,6 +79,9 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # construction draws first values that `initialise` replaces
             self.model = system.build(source.describe())
         self.streams.initialise(self.model)
+        self.fitted = system.fit(source, self.streams) if fitted is None else fitted
+        """what the model knows of the training split before its first step"""
+        system.recall(self.model, self.fitted)
         self.model.to(device)
         self.random = stochastic(self.model)
         self.called = strategy.wrap(self.model)  # first of all: the parameters may become parts of themselves
@@ -185,6 +190,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             model = self.system.build(self.source.describe())
         self.streams.initialise(model)  # what is no part of a state
+        self.system.recall(model, self.fitted)
         model.load_state_dict(state)
         advance(model, 1.0)
         self.model = self.called = model.to(self.device)

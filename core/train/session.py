@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import attrs
+import numpy as np
 import torch
 
 from core import toml
@@ -20,6 +21,7 @@ from core.kinds import Card, Evaluation, Source
 from core.registry import installed
 from core.report.store import save_evaluation
 from core.train.cost import Cost, counted, refuse_too_large
+from core.train.fitted import keep_fitted, read_fitted
 from core.train.loop import Listener, Trainer
 from core.train.probe import watch_gates
 from core.train.progress import Progress, Silent
@@ -58,8 +60,8 @@ class Opened:
         strategy = self.run.strategy
         return count_ranks(self.run.devices, self.resolved.settings["strategy"].value, strategy.many)
 
-    def trainer(self) -> Trainer:
-        """What trains it, at its first step."""
+    def trainer(self, fitted: Mapping[str, np.ndarray] | None = None) -> Trainer:
+        """What trains it, at its first step; `fitted` where the run keeps what its system fitted."""
         return Trainer(
             system=self.run.system,
             source=self.source,
@@ -67,6 +69,7 @@ class Opened:
             strategy=self.run.strategy,
             device=self.device,
             seed=self.run.seed,
+            fitted=fitted,
         )
 
     def place(self, out: str | None) -> Path:
@@ -251,7 +254,8 @@ def _go(
     )
     if opened.ranks > 1:
         progress.say(f"{opened.ranks} processes share each batch")
-    trainer = opened.trainer()
+    trainer = opened.trainer(read_fitted(run.path))
+    keep_fitted(run, trainer.fitted)
     step = trainer.take_up(run)
     if step:
         progress.say(f"going on from the checkpoint of step {step}")

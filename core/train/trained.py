@@ -13,6 +13,7 @@ from torch import nn
 from core.errors import RunFailed, UserError
 from core.kinds import Card, Source, System
 from core.train.checkpoint import latest, load
+from core.train.fitted import read_fitted
 from core.train.rundir import RunDir, read_record
 from core.train.schedule import advance
 from core.train.streams import Streams
@@ -85,6 +86,7 @@ def trained_model(run: Path, system: System, card: Card, seed: int, device: torc
     with torch.random.fork_rng(devices=[]):
         model = system.build(card)
     Streams(seed).initialise(model)
+    system.recall(model, read_fitted(run) or {})
     weights = dict(state.best or state.model)
     if not state.best:
         weights |= state.average
