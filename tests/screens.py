@@ -10,11 +10,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from plugins.data.perturb_h5ad import PerturbH5ad
+from plugins.data.perturbation_set import Labels
 from plugins.data.screen import Screen
 from plugins.data.screen_asked import Asked
 from plugins.data.screen_cut import ScreenCut
 from plugins.data.screen_prepare import ScreenPrepare
-from plugins.data.screen_sets import ScreenSets
+from plugins.data.screen_sets import ScreenSets, ScreenSource
+from plugins.data.screen_table import ScreenTable, build_units
 
 GENES = tuple(f"gene{i}" for i in range(12))
 LABELS = ("ctrl", "A+ctrl", "ctrl+B", "C", "D", "E", "A+B", "B+C", "D+C", "A+E", "A+D")
@@ -42,6 +44,34 @@ def adata(labels: tuple[str, ...] = LABELS, cells: int = 6, form: Any = np.asarr
     out.obs["condition"] = label_n
     out.obs["kind"] = np.array(["T", "B"], object)[np.arange(len(label_n)) % 2]
     return out
+
+
+def table(
+    labels: tuple[str, ...] = LABELS, kinds: tuple[str, ...] = ("T", "B"), cells: int = 4, seed: int = 0
+) -> ScreenTable:
+    """A table of counts in memory: cells of each label in each cell type."""
+    rng = np.random.default_rng(seed)
+    pairs = [(label, kind) for label in labels for kind in kinds for _ in range(cells)]
+    unit_n, units = build_units([Labels().read(label) for label, _ in pairs], [(kind,) for _, kind in pairs])
+    return ScreenTable(
+        values=rng.poisson(2.0, (len(pairs), len(GENES))).astype(np.float32),
+        genes=GENES,
+        unit_n=unit_n,
+        units=units,
+        raw_n=np.array([label for label, _ in pairs], dtype=object),
+        names_n=np.array([f"cell{i}" for i in range(len(pairs))], dtype=object),
+        covariates=("cell_type",),
+        matched=(True,),
+        where="the table",
+    )
+
+
+def opened(cells: ScreenTable, **changes: Any) -> ScreenSource:
+    knobs: dict[str, Any] = {
+        "content": "", "said": {}, "sets": ScreenSets(size=4, per_batch=3), "cut": ScreenCut(),
+        "prepare": ScreenPrepare(),
+    }  # fmt: skip
+    return ScreenSource("table", cells, **{**knobs, **changes})
 
 
 def hash_of(text: str) -> int:

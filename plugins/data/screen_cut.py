@@ -200,11 +200,16 @@ def _by_covariate(table: ScreenTable, perturbed: Sequence[Unit], knobs: ScreenCu
         split_of |= {u.name: "valid" for u in perturbed if u.levels[place] in valid}
         told += f", valid those of {', '.join(valid)}"
     else:
-        left = [u.name for u in perturbed if split_of[u.name] == "train"]
+        inside = sorted({u.members for u in perturbed if split_of[u.name] == "test"})
+        # Taken out of train they would be unseen where they are tested, which is another task than a new level.
+        held = "test" if len(inside) > 2 else "train"
+        left = sorted({u.members for u in perturbed if split_of[u.name] == held})
         order = np.random.RandomState(seed).permutation(len(left))
-        valid = [left[i] for i in order[: max(1, int(knobs.valid * len(left)))]]
+        watched = {left[i] for i in order[: max(1, int(knobs.valid * len(left)))]}
+        valid = [u.name for u in perturbed if split_of[u.name] == held and u.members in watched]
         split_of |= dict.fromkeys(valid, "valid")
-        told += f", valid {len(valid)} of the {len(left)} other conditions"
+        where = "these levels" if held == "test" else "the others"
+        told += f", but for {len(watched)} of {len(left)} conditions of {where}, which are valid"
     return made(table, f"covariate {name}", seed, split_of, f"{told}; control cells of every {name} are trained on")
 
 

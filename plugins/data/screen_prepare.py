@@ -208,8 +208,8 @@ def choose_genes(
     score_G = np.full(total, -np.inf)
     live = np.flatnonzero((mean_G > 0) & (spread_G > 0))
     log_k, level_k = np.log(spread_G[live] / mean_G[live]), np.log1p(mean_G[live])
-    edges = np.linspace(level_k.min(initial=0), level_k.max(initial=1), BINS + 1)[1:-1]
-    bin_k = np.searchsorted(edges, level_k)
+    low, high = (level_k.min(), level_k.max()) if len(live) else (0.0, 0.0)
+    bin_k = np.searchsorted(np.linspace(low, high, BINS + 1)[1:-1], level_k)
     for number in np.unique(bin_k):
         inside = bin_k == number
         sd = log_k[inside].std()

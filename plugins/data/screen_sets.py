@@ -145,7 +145,7 @@ class ScreenSource(Source):
         self._member_UP, self._level_UC = self._codes()
         self._controls = self._control_rows()
         knobs = [attrs.asdict(group) for group in (sets, prepare)]  # type: ignore[arg-type]
-        identity = [content, knobs, document(self.division, table)]
+        identity = [content, knobs, {split: list(names) for split, names in self.division.units.items()}]
         self._card = self._describe(name, said, json.dumps(identity, sort_keys=True))
 
     def describe(self) -> Card:
