@@ -294,7 +294,10 @@ class _Attempt:
             raise UserError(f"{link.origin}: a name is missing. Known: {known}")
         if field.optional and link.value == "none" and all(row.name != "none" for row in self.registry.rows(kind)):
             return None
-        return self.registry.find(kind, link.value, "" if link.rank == DEFAULT else link.origin)
+        system = self.settings.get("system")
+        return self.registry.find(
+            kind, link.value, "" if link.rank == DEFAULT else link.origin, system=str(system.value) if system else None
+        )
 
     def leftovers(self) -> list[str]:
         """Keys that nobody read: no knob and no slot of the tree is called so."""
