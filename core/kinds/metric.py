@@ -14,7 +14,6 @@ from core.kinds.comparison import Comparison, Undefined
 from core.kinds.plugin import Plugin
 
 
-
 class Measure(Plugin):
     """What every metric says of itself. One inherits from `Metric` or `GroupMetric`, by what it looks at."""
 
@@ -56,6 +55,7 @@ class Metric(Measure):
     - `made_place` (M, P), `known` (n, F), `known_place` (n, P): of a `joint` metric, whose prediction is the expression
       (M, F) of cells that were made: where they are, and expression and place of training cells.
     """
+
     @abstractmethod
     def score(self, predicted: np.ndarray, true: np.ndarray) -> float:
         """The score of one unit; both arrays are (N, ...) float, one row an item.
@@ -71,8 +71,10 @@ class Graded:
     value: float
     groups: Mapping[str, float] = attrs.field(factory=dict)
     """the score by group, for paired statistics; empty where a metric has one value over all groups"""
+    judged: int = 0
+    """how many groups the value rests on"""
     over: Callable[[np.ndarray], float] | None = None
-    """the value over some of the graded groups, given by number, with repeats: for intervals over groups"""
+    """the value over some of these groups, given by number, with repeats: for intervals over groups"""
 
     @classmethod
     def mean(cls, groups: Mapping[str, float], reason: str = "") -> Graded:
@@ -84,7 +86,7 @@ class Graded:
         if not groups:
             raise Undefined(reason or "no group can be judged")
         scores = np.array([*groups.values()])
-        return cls(float(scores.mean()), groups, lambda chosen: float(scores[chosen].mean()))
+        return cls(float(scores.mean()), groups, len(scores), lambda chosen: float(scores[chosen].mean()))
 
 
 class GroupMetric(Measure):

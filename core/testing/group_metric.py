@@ -147,7 +147,7 @@ class GroupMetricLaws:
         truth, predicted = screen(seed, 4, 15, 6)
         kept = {name: table.copy() for name, table in predicted.items()}
         rng = np.random.default_rng(seed)
-        names = {name: f"{rng.integers(10**9)}{name}" for name in reversed(truth.groups)}
+        names = {name: f"{rng.integers(10**9)}{name}" for name in [*truth.groups][::-1]}
         turned = Truth(
             groups={names[name]: rng.permutation(table) for name, table in truth.groups.items()},
             reference=rng.permutation(truth.reference),
@@ -162,12 +162,12 @@ class GroupMetricLaws:
     @law
     @given(seed=seeds)
     def test_over(self, metric: GroupMetric, seed: int) -> None:
-        """The value over all graded groups, each once, is the value; that over one of them with itself is its own."""
+        """The value over all judged groups, each once, is the value; that over one group alone is the group's own."""
         truth, predicted = screen(seed)
         found = metric.score(truth.against(predicted))
         assert found.over is not None
+        assert found.over(np.arange(found.judged)) == pytest.approx(found.value)
+        assert math.isfinite(found.over(np.array([0, 0, found.judged - 1])))
         if found.groups:
-            assert found.over(np.arange(len(found.groups))) == pytest.approx(found.value)
+            assert found.judged == len(found.groups)
             assert found.over(np.array([1, 1])) == pytest.approx([*found.groups.values()][1])
-        else:
-            assert math.isfinite(found.over(np.array([0, 0, 1])))

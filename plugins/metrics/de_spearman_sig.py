@@ -33,4 +33,8 @@ class DeSpearmanSig(GroupMetric):
         wanted_P, found_P = wanted_P[some_P], found_P[some_P]
         if len(set(wanted_P.tolist())) < 2:
             raise Undefined("fewer than two true groups differ in how many features differ from the reference")
-        return Graded(spearman(found_P, wanted_P), over=lambda chosen: spearman(found_P[chosen], wanted_P[chosen]))
+        return Graded(
+            spearman(found_P, wanted_P),
+            judged=len(wanted_P),
+            over=lambda chosen: spearman(found_P[chosen], wanted_P[chosen]),
+        )

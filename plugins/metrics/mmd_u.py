@@ -18,9 +18,8 @@ class MmdU(GroupMetric):
     """Squared maximum mean discrepancy as in `mmd`, pairs of an item with itself left out.
 
     0 on average for another sample of the truth and then as often below as above: no distance, but means over groups
-    and differences of models are without bias. Groups of fewer than two true items are left out; a single predicted item agrees with
-    itself.
-    Gretton et al. 2012, J. Mach. Learn. Res. 13:723.
+    and differences of models are without bias. Groups of fewer than two true items are left
+    out; a single predicted item agrees with itself. Gretton et al. 2012, J. Mach. Learn. Res. 13:723.
     """
 
     of: ClassVar[str] = "expression"

@@ -29,4 +29,8 @@ class PearsonEdistance(GroupMetric):
         found_P, wanted_P = comparison.once(predicted_energies), comparison.truth.once(true_energies)
         if not wanted_P.max() > wanted_P.min():
             raise Undefined("all true groups are equally far from the reference")
-        return Graded(pearson(found_P, wanted_P), over=lambda chosen: pearson(found_P[chosen], wanted_P[chosen]))
+        return Graded(
+            pearson(found_P, wanted_P),
+            judged=len(wanted_P),
+            over=lambda chosen: pearson(found_P[chosen], wanted_P[chosen]),
+        )
