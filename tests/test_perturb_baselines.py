@@ -190,15 +190,16 @@ def test_strata(raw: dict[str, np.ndarray]) -> None:
 
 
 def test_refused(raw: dict[str, np.ndarray]) -> None:
-    """No condition, no controls and arrays of other widths are one clear sentence each."""
+    """No controls and arrays of other widths are one clear sentence each; without conditions controls alone stand."""
     good = {"genes": GENES, "means": {"A": np.zeros(12)}, "counts": {"A": 3}, "controls": {"": raw[CONTROL]}}
     for change, said in (
-        ({"means": {}}, "at least one training condition"),
         ({"controls": {"x": raw[CONTROL]}}, "no controls of their own"),
         ({"genes": ("A",)}, "12 genes"),
     ):
         with pytest.raises(UserError, match=said):
             Train(**{**good, **change})
+    alone = fit(Train(**{**good, "means": {}, "counts": {}}))
+    assert [baseline.name for baseline in alone] == ["control mean", "control resample"]
 
 
 @pytest.mark.parametrize(

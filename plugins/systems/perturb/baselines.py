@@ -32,7 +32,7 @@ class Train:
     """Training conditions, as baselines read them.
 
     Raises:
-        UserError: no condition, no controls for a condition's stratum, or arrays of another width.
+        UserError: no controls for a condition's stratum, or arrays of another width.
     """
 
     genes: tuple[str, ...]
@@ -44,8 +44,6 @@ class Train:
     """stratum -> (n, G) control cells; the stratum is empty where there is one"""
 
     def __attrs_post_init__(self) -> None:
-        if not self.means:
-            raise UserError("baselines need at least one training condition beside the controls, and there is none")
         lacking = sorted({split(name)[1] for name in self.means} - self.controls.keys())
         if lacking:
             raise UserError(
@@ -148,10 +146,15 @@ class Baseline:
 
 
 def fit(train: Train) -> tuple[Baseline, ...]:
-    """Every baseline, fitted."""
-    return (
+    """Every baseline, fitted; without training conditions those of the controls alone."""
+    untouched = (
         Baseline("control mean", train, _nothing(train)),
         Baseline("control resample", train, _nothing(train), resamples=True),
+    )
+    if not train.means:
+        return untouched
+    return (
+        *untouched,
         Baseline("perturbed mean", train, _constant(_by_cells(train))),
         Baseline("perturbed mean by condition", train, _constant(train.common)),
         Baseline("matching mean", train, matching(train)),
