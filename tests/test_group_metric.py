@@ -15,7 +15,8 @@ from plugins.metrics.de_spearman_lfc_sig import DeSpearmanLfcSig
 from plugins.metrics.de_spearman_sig import DeSpearmanSig
 from plugins.metrics.discrimination_score import DiscriminationScore
 from plugins.metrics.edistance import Edistance
-from plugins.metrics.group_error import GroupError
+from plugins.metrics.group_mae import GroupMae
+from plugins.metrics.group_mse import GroupMse
 from plugins.metrics.mmd import Mmd
 from plugins.metrics.mmd_u import MmdU
 from plugins.metrics.pearson_delta import PearsonDelta
@@ -25,13 +26,12 @@ from plugins.metrics.variance_ratio import VarianceRatio
 from plugins.metrics.zero_rate_gap import ZeroRateGap
 
 ALL = [
-    PearsonDelta(), PearsonDelta(top=6), PearsonPerturbed(), PearsonPerturbed(top=6), GroupError(),
-    GroupError(error="absolute"), GroupError(delta=True), GroupError(error="absolute", delta=True),
-    DiscriminationScore(), DiscriminationScore(distance="l2"), DiscriminationScore(distance="cosine"),
-    CentroidAccuracy(), DeOverlap(), DeOverlap(k=3), DeOverlap(of_which="precision"),
-    DeOverlap(of_which="precision", k=3), DeSpearmanSig(), DeSpearmanLfcSig(), DeDirectionMatch(), DeSigGenesRecall(),
-    DeNsigCounts(), DeNsigCounts(side="real"), DeAuc(), DeAuc(curve="roc"), PearsonEdistance(), Edistance(), Mmd(),
-    MmdU(), ZeroRateGap(), VarianceRatio(),
+    PearsonDelta(), PearsonDelta(top=6), PearsonPerturbed(), PearsonPerturbed(top=6), GroupMse(), GroupMae(),
+    GroupMse(delta=True), GroupMae(delta=True), DiscriminationScore(), DiscriminationScore(distance="l2"),
+    DiscriminationScore(distance="cosine"), CentroidAccuracy(), DeOverlap(), DeOverlap(k=3),
+    DeOverlap(of_which="precision"), DeOverlap(of_which="precision", k=3), DeSpearmanSig(), DeSpearmanLfcSig(),
+    DeDirectionMatch(), DeSigGenesRecall(), DeNsigCounts(), DeNsigCounts(side="real"), DeAuc(), DeAuc(curve="roc"),
+    PearsonEdistance(), Edistance(), Mmd(), MmdU(), ZeroRateGap(), VarianceRatio(),
 ]  # fmt: skip
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
 
 from core.kinds.comparison import Comparison, Undefined
 from core.kinds.plugin import Plugin
+
+Doubling = Literal["none", "reliability", "squared", "absolute"]
 
 
 class Measure(Plugin):
@@ -100,8 +102,13 @@ class GroupMetric(Measure):
 
     unbiased: ClassVar[bool] = False
     """whether `best` is the expectation over samples of the same law, so that single values pass it"""
-    doubling: ClassVar[bool] = False
-    """whether it is a reliability between 0 and 1, which grows with the items as Spearman and Brown have it"""
+    doubling: ClassVar[Doubling] = "none"
+    """what twice the items do to the score of one sample of the truth as the prediction of another:
+
+    - `reliability`: r becomes 2 r / (1 + r) (Spearman 1910, Brown 1910, Br. J. Psychol. 3:271, 3:296);
+    - `squared`: it is noise alone and falls to a half; `absolute`: to the root of a half;
+    - `none`: nothing that a formula says.
+    """
 
     @abstractmethod
     def score(self, comparison: Comparison) -> Graded:

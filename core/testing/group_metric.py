@@ -95,9 +95,8 @@ class GroupMetricLaws:
         assert metric.column()
         assert isinstance(metric.higher, bool)
         assert metric.best is None or math.isfinite(metric.best)
-        if metric.doubling:
-            assert metric.higher
-            assert metric.best == 1.0
+        if metric.doubling != "none":
+            assert (metric.higher, metric.best) == ((True, 1.0) if metric.doubling == "reliability" else (False, 0.0))
 
     @law
     @given(seed=seeds)

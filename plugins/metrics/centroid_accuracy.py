@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from core.kinds.comparison import Comparison, Undefined
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import params
 from plugins.metrics._shifts import predicted_means, true_means
 
@@ -25,7 +25,7 @@ class CentroidAccuracy(GroupMetric):
     higher: ClassVar[bool] = True
     best: ClassVar[float | None] = 1.0
     label: ClassVar[str] = "Centroid accuracy"
-    doubling: ClassVar[bool] = True
+    doubling: ClassVar[Doubling] = "reliability"
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""

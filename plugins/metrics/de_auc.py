@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import knob, params
 from plugins.metrics._differential import any_differing, both
 
@@ -29,7 +29,7 @@ class DeAuc(GroupMetric):
     higher: ClassVar[bool] = True
     best: ClassVar[float | None] = 1.0
     label: ClassVar[str] = "Area under the curve of differing genes"
-    doubling: ClassVar[bool] = True
+    doubling: ClassVar[Doubling] = "reliability"
 
     curve: Literal["pr", "roc"] = knob("pr", "precision over recall, or true over false positives")
 

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import params
 from plugins.metrics._differential import any_differing, both
 
@@ -24,7 +24,7 @@ class DeDirectionMatch(GroupMetric):
     higher: ClassVar[bool] = True
     best: ClassVar[float | None] = 1.0
     label: ClassVar[str] = "Direction of differing genes"
-    doubling: ClassVar[bool] = True
+    doubling: ClassVar[Doubling] = "reliability"
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""

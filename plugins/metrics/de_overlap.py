@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import knob, params
 from plugins.metrics._differential import Differential, both
 
@@ -26,7 +26,7 @@ class DeOverlap(GroupMetric):
     higher: ClassVar[bool] = True
     best: ClassVar[float | None] = 1.0
     label: ClassVar[str] = "Overlap of strongest differing genes"
-    doubling: ClassVar[bool] = True
+    doubling: ClassVar[Doubling] = "reliability"
 
     k: int = knob(0, "how many of the strongest; 0 takes all that differ", ge=0)
     of_which: Literal["overlap", "precision"] = knob("overlap", "whose number of differing features cuts k")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import params
 from plugins.metrics._agreement import spearman
 from plugins.metrics._differential import any_differing, both
@@ -23,7 +23,7 @@ class DeSpearmanLfcSig(GroupMetric):
     higher: ClassVar[bool] = True
     best: ClassVar[float | None] = 1.0
     label: ClassVar[str] = "Spearman of fold changes of differing genes"
-    doubling: ClassVar[bool] = True
+    doubling: ClassVar[Doubling] = "reliability"
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import knob, params
 from plugins.metrics._shifts import shifts
 
@@ -28,7 +28,7 @@ class DiscriminationScore(GroupMetric):
     higher: ClassVar[bool] = True
     best: ClassVar[float | None] = 1.0
     label: ClassVar[str] = "Discrimination of effects"
-    doubling: ClassVar[bool] = True
+    doubling: ClassVar[Doubling] = "reliability"
 
     distance: Literal["l1", "l2", "cosine"] = knob("l1", "how far two effects are apart")
 

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from core.kinds.comparison import Comparison, Truth
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import params
 from plugins.metrics._between import energy, mean_distance
 
@@ -25,6 +25,7 @@ class Edistance(GroupMetric):
     higher: ClassVar[bool] = False
     best: ClassVar[float | None] = 0.0
     label: ClassVar[str] = "Energy distance of cells"
+    doubling: ClassVar[Doubling] = "squared"
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""

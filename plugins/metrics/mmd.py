@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import params
 from plugins.metrics._kernels import by_group
 
@@ -23,6 +23,7 @@ class Mmd(GroupMetric):
     higher: ClassVar[bool] = False
     best: ClassVar[float | None] = 0.0
     label: ClassVar[str] = "MMD of cells, squared"
+    doubling: ClassVar[Doubling] = "squared"
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import knob, params
 from plugins.metrics._agreement import by_group
 from plugins.metrics._shifts import shifts
@@ -24,7 +24,7 @@ class PearsonDelta(GroupMetric):
     higher: ClassVar[bool] = True
     best: ClassVar[float | None] = 1.0
     label: ClassVar[str] = "Pearson of effects against control"
-    doubling: ClassVar[bool] = True
+    doubling: ClassVar[Doubling] = "reliability"
 
     top: int = knob(0, "features of each group that count: those that truly differ most; 0 counts all", ge=0)
 

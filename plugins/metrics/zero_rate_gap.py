@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from core.kinds.comparison import Comparison
-from core.kinds.metric import Graded, GroupMetric
+from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import params
 
 
@@ -23,6 +23,7 @@ class ZeroRateGap(GroupMetric):
     higher: ClassVar[bool] = False
     best: ClassVar[float | None] = 0.0
     label: ClassVar[str] = "Gap in the share of zeros"
+    doubling: ClassVar[Doubling] = "absolute"
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""

@@ -124,8 +124,9 @@ def compare_files(
         found = alerts(truth.against(arms[MODEL]), strata[stratum], rng)
         warned += [f"{stratum}: {text}" if stratum else text for text in found]
     if not strata:
+        apart = f"in one stratum of obs[{asked.stratum!r}]" if asked.stratum else ""
         raise UserError(
-            f"{predicted} and {real} share no perturbed condition: {_some(sorted({*mine.conditions}))} are predicted, "
+            f"{predicted} and {real} share no perturbed condition{apart and ' ' + apart}: {_some(sorted({*mine.conditions}))} are predicted, "
             f"{_some(sorted({*true.conditions} - {CONTROL}))} are real"
         )
     return Compared(
@@ -180,9 +181,7 @@ def _baselines(
             share = f"{len(unknown)} of {len(truth.groups)} conditions"
             said.append(f"{baseline.name}: {baseline.told(unknown[0])} ({share}).")
     if not train:
-        said.append(
-            "All real conditions are predicted, so no baseline could learn from others; only controls stand in."
-        )
+        said.append("All real conditions are predicted, so no baseline could learn from others; only controls stand.")
     return arms, said
 
 

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from core.kinds.comparison import Comparison, Truth, Undefined
-from core.kinds.metric import Graded, GroupMetric, key, title
+from core.kinds.metric import Doubling, Graded, GroupMetric, key, title
 from core.kinds.system import Score
 from core.score import CEILING, MODEL
 
@@ -40,7 +40,7 @@ class Result:
     high: float
     """the interval over conditions, by resampling them"""
     calibrated: float | None = None
-    """0 for the baseline, 1 for the ceiling; None where the ceiling is not better than the baseline"""
+    """0 for the baseline, 1 for the ceiling; None where the ceiling is no better than the baseline's interval reaches"""
 
 
 @final
@@ -100,13 +100,16 @@ def judge(
     found, undefined = _graded(compared, metrics)
     best = halves(truth, [m for m in metrics if key(m) not in undefined], rng) if ceiling else {}
     zero = next((name for name in baselines if name in arms and name != MODEL), None)
+    spans = {place: interval(graded, rng) for place, (_, graded) in found.items()}
     results = []
     for (arm, column), (metric, graded) in found.items():
-        low, high = interval(graded, rng)
-        own = found.get((zero or "", column))
+        low, high = spans[arm, column]
+        start = (zero or "", column)
         calibrated = None
-        if own is not None and column in best and metric.best is not None:
-            calibrated = calibrate(graded.value, own[1].value, best[column], higher=metric.higher)
+        if start in found and column in best and metric.best is not None:
+            reach = spans[start][1] if metric.higher else spans[start][0]
+            if calibrate(reach, reach, best[column], higher=metric.higher) is not None:
+                calibrated = calibrate(graded.value, found[start][1].value, best[column], higher=metric.higher)
         results.append(Result(arm=arm, metric=metric, graded=graded, low=low, high=high, calibrated=calibrated))
     notes = tuple(f"{column} is left out: {reason}." for column, reason in undefined.items())
     return Judged(results=tuple(results), ceiling=best, baseline=zero, notes=notes)
@@ -138,9 +141,9 @@ def interval(graded: Graded, rng: np.random.Generator, draws: int = DRAWS) -> tu
 def halves(truth: Truth, metrics: Sequence[GroupMetric], rng: np.random.Generator) -> dict[str, float]:
     """The ceiling by metric column: one half of each condition's real cells as a prediction of the other half.
 
-    The mean over `SPLITS` divisions. A reliability r of half the cells becomes 2 r / (1 + r), that of all (Spearman
-    1910, Brown 1910, Br. J. Psychol. 3:271, 3:296); other metrics stay as they are at half the cells, which makes
-    their ceiling a cautious one. Conditions with fewer than `FEWEST` cells are left out.
+    The mean over `SPLITS` divisions, brought from half the cells to all of them as the metric's `doubling` says. A
+    metric that says nothing keeps its value at half the cells, which makes the ceiling a cautious one. Conditions
+    with fewer than `FEWEST` cells are left out.
     """
     whole = {name: table for name, table in truth.groups.items() if len(table) >= FEWEST}
     values: dict[str, list[float]] = {key(metric): [] for metric in metrics}
@@ -151,11 +154,14 @@ def halves(truth: Truth, metrics: Sequence[GroupMetric], rng: np.random.Generato
         comparison = half.against({n: whole[n][order[n][middle[n] : 2 * middle[n]]] for n in whole})
         for column, (_, graded) in _graded({MODEL: comparison}, metrics)[0].items():
             values[column[1]].append(graded.value)
-    return {key(m): _whole(float(np.mean(values[key(m)])), doubling=m.doubling) for m in metrics if values[key(m)]}
+    return {key(m): _whole(float(np.mean(values[key(m)])), m.doubling) for m in metrics if values[key(m)]}
 
 
-def _whole(value: float, *, doubling: bool) -> float:
-    return 2 * value / (1 + value) if doubling and value > 0 else value
+def _whole(half: float, doubling: Doubling) -> float:
+    """The score of all cells from that of half of them; a reliability that is not above 0 stays as it is."""
+    if doubling == "reliability":
+        return 2 * half / (1 + half) if half > 0 else half
+    return half * {"none": 1.0, "squared": 0.5, "absolute": 0.5**0.5}[doubling]
 
 
 def calibrate(value: float, baseline: float, ceiling: float, *, higher: bool) -> float | None:

@@ -31,7 +31,8 @@ def print_compared(compared: Compared) -> None:
     if zeros:
         print(
             f"Calibrated: 0 is the {' or '.join(sorted(zeros))}, 1 the ceiling, halves of the real cells against each "
-            "other; empty where the ceiling is no better."
+            "other; empty where the ceiling is no better "
+            "than the baseline within its interval."
         )
 
 
