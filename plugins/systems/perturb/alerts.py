@@ -41,7 +41,7 @@ def counts(predicted: Groups, real: Groups) -> str:
         return ""
     pairs = [f"{name} ({len(predicted[name])} for {len(real[name])})" for name in differ]
     return (
-        f"{len(differ)} of {len(real)} conditions have other numbers of predicted than of real cells: {_some(pairs)}. "
+        f"{len(differ)} of {len(real)} conditions have another number of predicted than of real cells: {_some(pairs)}. "
         "Tests for differing genes find more in more cells, so metrics named de_, overlap, precision and auc compare "
         "unlike things: predict as many cells as are real."
     )

@@ -124,10 +124,10 @@ def compare_files(
         found = alerts(truth.against(arms[MODEL]), strata[stratum], rng)
         warned += [f"{stratum}: {text}" if stratum else text for text in found]
     if not strata:
-        apart = f"in one stratum of obs[{asked.stratum!r}]" if asked.stratum else ""
+        apart = f" in one stratum of obs[{asked.stratum!r}]" if asked.stratum else ""
         raise UserError(
-            f"{predicted} and {real} share no perturbed condition{apart and ' ' + apart}: {_some(sorted({*mine.conditions}))} are predicted, "
-            f"{_some(sorted({*true.conditions} - {CONTROL}))} are real"
+            f"{predicted} and {real} share no perturbed condition{apart}: {_some(sorted({*mine.conditions}))} are "
+            f"predicted, {_some(sorted({*true.conditions} - {CONTROL}))} are real"
         )
     return Compared(
         strata=strata,

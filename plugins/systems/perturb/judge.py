@@ -40,7 +40,7 @@ class Result:
     high: float
     """the interval over conditions, by resampling them"""
     calibrated: float | None = None
-    """0 for the baseline, 1 for the ceiling; None where the ceiling is no better than the baseline's interval reaches"""
+    """0 for the baseline, 1 for the ceiling; None where the ceiling lies within the baseline's interval"""
 
 
 @final
