@@ -25,7 +25,7 @@ from core.rows import BUILTIN, KINDS, Broken, Found, Origin, Row, Verb, read_row
 
 API = 1
 GROUP = "core.manifest"
-EXTENSIBLE = ("data",)
+EXTENSIBLE = ("data", "evaluate")
 """verbs of the command that take subcommands from manifests"""
 
 

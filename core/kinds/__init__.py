@@ -3,6 +3,7 @@
 from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention, AttentionLayer, NoWeights
 from core.kinds.backbone import Backbone, Parts
+from core.kinds.comparison import Comparison, Truth, Undefined
 from core.kinds.data import Batch, Card, Data, Items, Source, Split
 from core.kinds.encoder import Encoder, Tokens
 from core.kinds.executor import Executor
@@ -24,7 +25,7 @@ from core.kinds.loss import (
     WeightLoss,
 )
 from core.kinds.mask import Layout, Mask
-from core.kinds.metric import Metric, Tally
+from core.kinds.metric import Graded, GroupMetric, Metric, Tally
 from core.kinds.path import FlowPath, PathPoint, Target
 from core.kinds.plugin import Plugin
 from core.kinds.pooling import Pooling
@@ -47,6 +48,7 @@ __all__ = [
     "Backbone",
     "Batch",
     "Card",
+    "Comparison",
     "Data",
     "Drawn",
     "Encoder",
@@ -59,6 +61,8 @@ __all__ = [
     "FlowPath",
     "Gate",
     "GateLayer",
+    "Graded",
+    "GroupMetric",
     "Head",
     "Items",
     "Job",
@@ -100,6 +104,8 @@ __all__ = [
     "Track",
     "Tracker",
     "Tree",
+    "Truth",
+    "Undefined",
     "ValueLoss",
     "ViewLoss",
     "WeightLoss",
