@@ -18,6 +18,8 @@ from core.errors import UserError
 from plugins.systems.perturb.conditions import split
 from plugins.systems.perturb.shifted import shifted
 
+TRIVIAL = ("control mean", "control resample", "perturbed mean", "perturbed mean by condition")
+"""baselines that know nothing of which perturbation it was"""
 COMPONENTS = 10
 """principal components of genes in the bilinear ridge"""
 PENALTY = 0.1
