@@ -6,7 +6,7 @@ from core.kinds.backbone import Backbone, Parts
 from core.kinds.data import Batch, Card, Data, Items, Source, Split
 from core.kinds.encoder import Encoder, Tokens
 from core.kinds.executor import Executor
-from core.kinds.extractor import Extractor
+from core.kinds.extractor import Extractor, Fitted, Latents
 from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
 from core.kinds.head import Head
@@ -55,6 +55,7 @@ __all__ = [
     "FeatureLoss",
     "Field",
     "Finished",
+    "Fitted",
     "FlowPath",
     "Gate",
     "GateLayer",
@@ -62,6 +63,7 @@ __all__ = [
     "Items",
     "Job",
     "Kernel",
+    "Latents",
     "Layout",
     "Loss",
     "LossFacts",
