@@ -7,7 +7,7 @@ from core.kinds.comparison import Comparison, Truth, Undefined
 from core.kinds.data import Batch, Card, Data, Items, Source, Split
 from core.kinds.encoder import Encoder, Tokens
 from core.kinds.executor import Executor
-from core.kinds.extractor import Extractor
+from core.kinds.extractor import Extractor, Fitted, Latents
 from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
 from core.kinds.head import Head
@@ -58,6 +58,7 @@ __all__ = [
     "FeatureLoss",
     "Field",
     "Finished",
+    "Fitted",
     "FlowPath",
     "Gate",
     "GateLayer",
@@ -67,6 +68,7 @@ __all__ = [
     "Items",
     "Job",
     "Kernel",
+    "Latents",
     "Layout",
     "Loss",
     "LossFacts",

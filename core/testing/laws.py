@@ -8,6 +8,7 @@ from typing import Any
 from core.kinds.metric import GroupMetric
 from core.testing.anchor import AnchorLaws
 from core.testing.attention import AttentionLaws
+from core.testing.extractor import ExtractorLaws
 from core.testing.ffn import FFNLaws, MixtureLaws
 from core.testing.gate import GateLaws
 from core.testing.group_metric import GroupMetricLaws
@@ -43,6 +44,7 @@ LAWS: dict[str, Callable[[Any], tuple[type, ...]]] = {
     "solver": lambda cls: (SolverLaws,),
     "loss": lambda cls: (BY_WHAT_IS_READ[cls.reads],),
     "metric": lambda cls: (GroupMetricLaws,) if issubclass(cls, GroupMetric) else (MetricLaws,),
+    "extractor": lambda cls: (ExtractorLaws,),
     "strategy": lambda cls: (StrategyLaws,),
     "executor": lambda cls: (ExecutorLaws,),
 }
@@ -59,6 +61,5 @@ MORE: dict[str, str] = {
     "backbone": "subclass core.testing.backbone.BackboneLaws and say which card, fields and parts it is built from",
     "tracker": "subclass core.testing.outer.TrackerLaws and say how a track is read back",
     "coupling": "there are no laws of couplings yet",
-    "extractor": "there are no laws of extractors yet",
 }
 """kind -> why a name is not enough, and what to do"""

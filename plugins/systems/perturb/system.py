@@ -77,18 +77,17 @@ class Perturb(System):
     forget: float = knob(0.1, "share of training cells whose perturbation is not told", ge=0.0, lt=1.0)
     expression_loss: tuple[ValueLoss, ...] = slot(("mse",), "how wrong the velocity of expression is")
     latent_loss: tuple[ValueLoss, ...] = slot(("mse",), "how wrong the velocity of latents is")
-    latent_weight: float = knob(1.0, "weight of the latent loss", ge=0.0, acts="extractor!=none")
+    latent_weight: float = knob(1.0, "weight of the latent loss", ge=0.0)
     latent_of: Literal["covered", "all"] = knob(
         "covered", "genes whose latents are learned: those that the extractor says something of, or all",
-        acts="extractor!=none",
     )  # fmt: skip
     sample_loss: SampleLoss | None = slot("mmd", "how far predicted cells of a set are from its true ones, as samples")
-    sample_weight: float = knob(0.5, "weight of that loss", ge=0.0, acts="sample_loss!=none")
+    sample_weight: float = knob(0.5, "weight of that loss", ge=0.0)
     solver: Solver = slot("heun", "from noise to cells")
     sampling: int = knob(10, "solver steps of expression", ge=1)
-    latent_steps: int = knob(10, "solver steps of the latent", ge=1, acts="extractor!=none")
+    latent_steps: int = knob(10, "solver steps of the latent", ge=1)
     guidance: float = knob(1.0, "how far expression is led away from the prediction without perturbation", ge=0.0)
-    latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0, acts="extractor!=none")
+    latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0)
     guided_from: float = knob(0.0, "time from which guidance acts", ge=0.0, lt=1.0)
     guided_to: float = knob(1.0, "time up to which guidance acts", gt=0.0, le=1.0)
     zeros: Literal["calibrated", "none"] = knob(
