@@ -150,9 +150,7 @@ class ExtractorLaws:
 
     @few
     @given(data=st.data(), seed=seeds, columns=st.lists(st.integers(0, COLUMNS - 1), max_size=COLUMNS))
-    def test_columns(
-        self, extractor: Drawable[Extractor], data: st.DataObject, seed: int, columns: list[int]
-    ) -> None:
+    def test_columns(self, extractor: Drawable[Extractor], data: st.DataObject, seed: int, columns: list[int]) -> None:
         """Chosen columns are those columns of the whole, in the order asked for."""
         fitted, values = self._fit(drawn(data, extractor), extractor, seed)
         whole = _latents(fitted, values)

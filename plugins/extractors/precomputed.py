@@ -36,7 +36,9 @@ class Precomputed(Extractor):
     """
 
     file: str = knob(attrs.NOTHING, "the HDF5 file; its content counts for a run, not its place", identity=False)
-    fitted_on: int = knob(4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0)
+    fitted_on: int = knob(
+        4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0
+    )
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
 
     @property
@@ -66,9 +68,7 @@ class Precomputed(Extractor):
         known = named(names)
         checked(values_NG, known)
         raw = Stored(self._path, sorted(known), self.fingerprint())
-        return normalised(
-            raw, values_NG, known, self.target_std, streams=streams, most=self.fitted_on, device=device
-        )
+        return normalised(raw, values_NG, known, self.target_std, streams=streams, most=self.fitted_on, device=device)
 
     def restore(self, state: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> Normalised:
         there, given = kept_names(state, names)
@@ -209,7 +209,9 @@ def _fits(path: Path, time: int) -> None:
         wanted = {"names": 1, "values": 2, "latents": 3, **({"covered": 2} if "covered" in file else {})}
         for name, axes in wanted.items():
             if not isinstance(file.get(name), h5py.Dataset) or file[name].ndim != axes:
-                raise UserError(f"precomputed: {path} has no dataset {name!r} with {axes} axes; `write` makes such a file")
+                raise UserError(
+                    f"precomputed: {path} has no dataset {name!r} with {axes} axes; `write` makes such a file"
+                )
         shape = file["values"].shape
         fits = file["latents"].shape[:2] == shape and ("covered" not in file or file["covered"].shape == shape)
         if not fits or file["names"].shape != shape[1:] or not file["latents"].size:

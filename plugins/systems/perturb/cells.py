@@ -1,4 +1,4 @@
-"""Cells of perturbation screens as a network sees them, one row a cell. M cells, G genes, K chosen genes, P together."""
+"""Cells of perturbation screens as a network sees them, one row a cell. M cells, G genes, P perturbations together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,3 @@ class Cells:
         }
         group_BN = torch.arange(len(real_BN), device=real_BN.device)[:, None].expand(real_BN.shape)
         return cls(**shown, real=real_BN.flatten(), group=group_BN.flatten())
-
-    def chosen(self, gene_K: Tensor) -> Cells:
-        """The same cells with some genes only."""
-        return attrs.evolve(self, expression=self.expression[:, gene_K], control=self.control[:, gene_K])

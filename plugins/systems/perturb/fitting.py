@@ -9,7 +9,7 @@ from core.kinds.extractor import Extractor
 from core.nn.correlated import most_correlated
 from core.train.streams import Streams
 from plugins.systems.perturb.cells import Cells
-from plugins.systems.perturb.network import GENES, LATENT, NEIGHBOURS, PROBES, SPREAD, ZEROS
+from plugins.systems.perturb.network import GENES, LATENT, MEAN, NEIGHBOURS, PROBES, SPREAD, ZEROS
 
 MOST_NEIGHBOURS = 64
 """co-expressed genes that are found for each gene; a network reads the first of them"""
@@ -23,8 +23,10 @@ def fitted_to(source: Source, streams: Streams, extractor: Extractor | None) -> 
     expression_nV = np.concatenate([one.expression.numpy() for one in cells])
     genes, perturbations = source.names("genes"), source.names("perturbations")
     place = {gene: code for code, gene in enumerate(genes)}
+    mean_V = expression_nV.mean(0, dtype=np.float64)
     fitted = {
-        SPREAD: np.array([max(float(expression_nV.std(dtype=np.float64)), 1e-6)]),
+        MEAN: mean_V,
+        SPREAD: np.array([max(float((expression_nV - mean_V).std()), 1e-6)]),
         ZEROS: (expression_nV == 0).mean(0),
         NEIGHBOURS: most_correlated(expression_nV, MOST_NEIGHBOURS),
         # A perturbation of a measured gene is embedded as that gene; code 0 is none.

@@ -6,13 +6,14 @@ M cells, G genes, K genes of a call, P perturbations together, D numbers of a la
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.kinds import Tree
+from core.kinds import FlowPath, Tree
 from plugins.systems.perturb.network import PROBES, Responder
 from plugins.systems.perturb.zeros import thresholds, with_zeros
 
@@ -22,17 +23,29 @@ if TYPE_CHECKING:
 EXPRESSION, LATENT = "expression", "latent"
 
 
-def noise_like(system: Perturb, control_MG: Tensor, generator: torch.Generator, spread: float) -> Tensor:
-    """Where expression starts, (M, G): normal of the training spread, or counts drawn about the control cell's.
+def noise_like(system: Perturb, model: Responder, control_MG: Tensor, generator: torch.Generator) -> Tensor:
+    """Where expression starts, (M, G) in units of the flow: standard normal, or counts drawn about the control cell's.
 
-    `poisson` is log(1 + n) of n ~ Poisson(expm1(control)): noise that is a cell itself, without effect.
+    `poisson` is log(1 + n) of n ~ Poisson(expm1(control)), whole cells that have not responded.
     """
-    if system.noise == "gaussian":
-        return spread * torch.randn(control_MG.shape, generator=generator).to(control_MG.device)
-    if control_MG.is_meta:
-        return control_MG
+    if system.noise == "gaussian" or control_MG.is_meta:
+        return torch.randn(control_MG.shape, generator=generator).to(control_MG.device)
     rate = torch.expm1(control_MG.detach().cpu().double()).clamp(min=0.0)
-    return torch.log1p(torch.poisson(rate, generator=generator)).to(control_MG)
+    return model.centred(torch.log1p(torch.poisson(rate, generator=generator)).to(control_MG))
+
+
+def velocity_of(path: FlowPath, noisy: Tensor, t_B: Tensor, raw: Tensor) -> Tensor:
+    """The velocity that a network's output stands for: what the noisy value says by itself, and what the network adds.
+
+    With noise and data of unit deviation the velocity is, in the mean, (alpha' alpha + sigma' sigma) / (alpha^2 +
+    sigma^2) times the noisy value, with a deviation of |alpha' sigma - sigma' alpha| / sqrt(alpha^2 + sigma^2), which
+    is what the output is scaled by (as the preconditioning of Karras et al. 2022, arXiv:2206.00364, is for data).
+    """
+    over = t_B.shape + (1,) * (noisy.dim() - t_B.dim())
+    alpha, sigma = (share.reshape(over) for share in path.shares(t_B))
+    d_alpha, d_sigma = (rate.reshape(over) for rate in path.rates(t_B))
+    norm = alpha**2 + sigma**2
+    return (d_alpha * alpha + d_sigma * sigma) / norm * noisy + (d_alpha * sigma - d_sigma * alpha) / norm.sqrt() * raw
 
 
 def raw(
@@ -45,17 +58,16 @@ def raw(
     """Generated expression (M, G) before zeros are restored; the same cells whatever number goes into one call."""
     cells, genes = control_MG.shape
     control = torch.from_numpy(np.ascontiguousarray(control_MG, np.float32))
-    start: Tree = {EXPRESSION: noise_like(system, control, generator, model.spread)}
+    start: Tree = {EXPRESSION: noise_like(system, model, control, generator)}
     if LATENT in system.streams:
-        drawn = torch.randn(cells, genes, model.width, generator=generator)
-        start[LATENT] = system.latent_spread(model) * drawn
+        start[LATENT] = torch.randn(cells, genes, model.width, generator=generator)
     perturbation = torch.from_numpy(np.ascontiguousarray(perturbation_MP, np.int64))
     device = next(model.parameters()).device
     parts = []
     for rows in torch.arange(cells).split(system.cells_per_call):
         given = {m: x[rows].to(device) for m, x in start.items()}
         parts.append(_solve(system, model, given, control[rows].to(device), perturbation[rows].to(device)).cpu())
-    return torch.cat(parts).numpy() if parts else np.zeros((0, genes), np.float32)
+    return model.restored(torch.cat(parts)).numpy() if parts else np.zeros((0, genes), np.float32)
 
 
 def _solve(system: Perturb, model: Responder, state: Tree, control_MG: Tensor, perturbation_MP: Tensor) -> Tensor:
@@ -67,18 +79,31 @@ def _solve(system: Perturb, model: Responder, state: Tree, control_MG: Tensor, p
     streams = tuple(m for m in (EXPRESSION, LATENT) if m in state)
     place = dict.fromkeys(streams, 0.0)
     for stage in system.time.stages(streams):
-
-        def field(moving: Tree, at: float, stage: tuple[str, ...] = stage) -> Tree:
-            course = {m: system.time.course(m, streams, at) for m in stage}
-            times = place | {m: t for m, (t, _) in course.items()}
-            found = _velocity(system, model, state | moving, times, control_MG, perturbation_MP, stage)
-            return {m: course[m][1] * v for m, v in found.items()}
-
+        still = {m: (state[m], place[m]) for m in streams if m not in stage}
+        field = partial(_moving, system, model, control_MG, perturbation_MP, streams, still)
         steps = system.latent_steps if stage == (LATENT,) else system.sampling
         grid = np.linspace(0.0, 1.0, steps + 1).tolist()
         state = state | system.solver.solve(field, {m: state[m] for m in stage}, grid, paths={})
         place |= dict.fromkeys(stage, 1.0)
     return state[EXPRESSION]
+
+
+def _moving(
+    system: Perturb,
+    model: Responder,
+    control_MG: Tensor,
+    perturbation_MP: Tensor,
+    streams: tuple[str, ...],
+    still: Mapping[str, tuple[Tensor, float]],
+    moving: Tree,
+    at: float,
+) -> Tree:
+    """How fast the moving streams go, by the clock of their stage; the others stand still at a time of their own."""
+    course = {m: system.time.course(m, streams, at) for m in moving}
+    state = {m: x for m, (x, _) in still.items()} | moving
+    times = {m: t for m, (_, t) in still.items()} | {m: t for m, (t, _) in course.items()}
+    found = _velocity(system, model, state, times, control_MG, perturbation_MP, tuple(moving))
+    return {m: course[m][1] * v for m, v in found.items()}
 
 
 def _velocity(
@@ -99,7 +124,7 @@ def _velocity(
     device = control_MG.device
     fields = {
         EXPRESSION: state[EXPRESSION][..., None],
-        "control": control_MG[..., None],
+        "control": model.centred(control_MG)[..., None],
         "gene": torch.arange(genes, device=device).expand(cells, genes),
         "perturbation": perturbation_MP,
         "told": torch.ones(cells, dtype=torch.bool, device=device),
@@ -113,16 +138,15 @@ def _velocity(
     if any(w != 1.0 for w in weight.values()):
         without, _ = model(fields | {"told": torch.zeros_like(fields["told"])}, at, real, wanted)
         found = {m: without[m] + weight[m] * (v - without[m]) for m, v in found.items()}
-    return {m: found[m].float()[..., 0] if m == EXPRESSION else found[m].float() for m in wanted}
+    clean = {m: found[m].float()[..., 0] if m == EXPRESSION else found[m].float() for m in wanted}
+    return {m: velocity_of(system.path, state[m], at[m], v) for m, v in clean.items()}
 
 
 def calls(system: Perturb) -> int:
     """Evaluations of the field for one cell, each of which is two calls of the network where it is guided."""
     streams = system.streams
     stages = system.time.stages(streams)
-    return sum(
-        system.solver.calls(system.latent_steps if stage == (LATENT,) else system.sampling) for stage in stages
-    )
+    return sum(system.solver.calls(system.latent_steps if stage == (LATENT,) else system.sampling) for stage in stages)
 
 
 def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | None:

@@ -45,8 +45,8 @@ def pictures(evaluation: Evaluation) -> Iterable[Picture]:
         name="effects",
         title="Effects, gene by gene",
         caption=(
-            "Predicted (upwards) against real effect (to the right) of every gene, for the held-out conditions with the "
-            "strongest real effects; on the line both agree. Units are those of log(1 + normalised counts)."
+            "Predicted (upwards) against real effect (to the right) of every gene, for the held-out conditions with "
+            "the strongest real effects; on the line both agree. Units are those of log(1 + normalised counts)."
         ),
         draw=lambda: _draw_effects(names, arrays),
     )
@@ -54,8 +54,8 @@ def pictures(evaluation: Evaluation) -> Iterable[Picture]:
         name="genes",
         title=f"The genes that change most in {names[0]}",
         caption=(
-            f"Real (blue) and predicted (orange) cells of {names[0]} for the {TOP} genes of largest real effect: median, "
-            "quartiles and 5 to 95 % of cells. A box at 0 alone is a gene that most cells do not express."
+            f"Real (blue) and predicted (orange) cells of {names[0]} for the {TOP} genes of largest real effect: "
+            "median, quartiles and 5 to 95 % of cells. A box at 0 alone is a gene that most cells do not express."
         ),
         draw=lambda: _draw_genes(names[0], arrays),
     )
@@ -131,7 +131,8 @@ def _draw_genes(name: str, arrays: Arrays) -> Figure:
         )  # fmt: skip
         for box in drawn["boxes"]:
             box.set(facecolor=colour, alpha=0.65)
-    ax.set_xticks(range(len(top_k)), [str(gene) for gene in arrays["genes"][top_k]], rotation=45, ha="right", fontsize=9)
+    labels = [str(gene) for gene in arrays["genes"][top_k]]
+    ax.set_xticks(range(len(top_k)), labels, rotation=45, ha="right", fontsize=9)
     ax.set_ylabel("log(1 + normalised counts)", fontsize=9.5)
     ax.spines[["top", "right"]].set_visible(False)
     return figure

@@ -165,53 +165,54 @@ class Perturb(System):
 
     def step(self, model: nn.Module, batch: Batch, streams: Streams, step: int) -> Terms:
         assert isinstance(model, Responder)
-        cells = Cells.of(batch)
-        device, count = cells.real.device, len(cells.real)
+        seen = Cells.of(batch)
+        device, count = seen.real.device, len(seen.real)
         gene_K = self._genes(model, streams, step).to(device)
-        whole_MG, cells = cells.expression, cells.chosen(gene_K)
+        flow_MK, control_MK = (model.centred(x)[:, gene_K] for x in (seen.expression, seen.control))
         drawn = self.time.assign(count, self.streams, streams.generator("time", step))
         times = {m: t.to(device) for m, t in drawn.times.items()}
         noise = streams.generator("noise", step)
-        start = generate.noise_like(self, cells.control, noise, model.spread)
-        here = self.path.point(start, cells.expression, times[EXPRESSION])
+        start = generate.noise_like(self, model, seen.control, noise)[:, gene_K]
+        real_MK = seen.real[:, None].expand(flow_MK.shape)
+        points = {EXPRESSION: self.path.point(start, flow_MK, times[EXPRESSION])}
+        asked = {EXPRESSION: real_MK}
+        if LATENT in self.streams:
+            latents = model.latents(seen.expression, gene_K)
+            fresh = torch.randn(latents.z_NKD.shape, generator=noise).to(device)
+            points[LATENT] = self.path.point(fresh, latents.z_NKD, times[LATENT])
+            asked[LATENT] = real_MK & latents.covered_NK if self.latent_of == "covered" else real_MK
         fields = {
-            EXPRESSION: here.x_t[..., None],
-            "control": cells.control[..., None],
+            "control": control_MK[..., None],
             "gene": gene_K.expand(count, -1),
-            "perturbation": cells.perturbation,
+            "perturbation": seen.perturbation,
             "told": self._told(count, streams, step, model.training).to(device),
         }
-        real_MK = cells.real[:, None].expand(cells.expression.shape)
-        wanted = {EXPRESSION: (here.velocity[..., None], real_MK)}
-        if LATENT in self.streams:
-            latents = model.latents(whole_MG, gene_K)
-            fresh = self.latent_spread(model) * torch.randn(latents.z_NKD.shape, generator=noise).to(device)
-            ahead = self.path.point(fresh, latents.z_NKD, times[LATENT])
-            fields[LATENT] = ahead.x_t
-            asked = real_MK & latents.covered_NK if self.latent_of == "covered" else real_MK
-            wanted[LATENT] = (ahead.velocity, asked)
-        found, aux = model(fields, times, real_MK)
-        active = {m: rows.to(device) & cells.real for m, rows in drawn.active.items()}
+        shown = {m: point.x_t[..., None] if m == EXPRESSION else point.x_t for m, point in points.items()}
+        raw, aux = model(fields | shown, times, real_MK)
+        found = {
+            m: generate.velocity_of(
+                self.path, point.x_t, times[m], raw[m].float()[..., 0] if m == EXPRESSION else raw[m].float()
+            )
+            for m, point in points.items()
+        }
+        active = {m: rows.to(device) & seen.real for m, rows in drawn.active.items()}
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        for m, (true, asked) in wanted.items():
+        for m, point in points.items():
             chosen, weight = (self.expression_loss, 1.0) if m == EXPRESSION else (self.latent_loss, self.latent_weight)
             for loss in chosen:
                 # All that counts as one set: a mean over it, however many cells of the batch teach the stream.
-                counts = (asked & active[m][:, None]).flatten()[None]
-                one = (found[m].float().flatten(0, 1)[None], true.flatten(0, 1)[None], counts)
+                counts = (asked[m] & active[m][:, None]).flatten()[None]
+                one = (found[m].flatten(0, 1)[None], point.velocity.flatten(0, 1)[None], counts)
                 for name, value in loss(*one).items():
                     losses[f"{m}/{name}"], weights[f"{m}/{name}"] = value, weight
         if self.sample_loss is not None:
-            ended = self.path.convert(here.x_t, times[EXPRESSION], found[EXPRESSION].float()[..., 0], "velocity", "data")
-            group_M = torch.where(active[EXPRESSION], cells.group, -1)
-            for name, value in self.sample_loss(ended, cells.expression, group_M, group_M).items():
+            at = points[EXPRESSION].x_t
+            ended_MK = self.path.convert(at, times[EXPRESSION], found[EXPRESSION], "velocity", "data")
+            group_M = torch.where(active[EXPRESSION], seen.group, -1)
+            for name, value in self.sample_loss(ended_MK, flow_MK, group_M, group_M).items():
                 losses[f"expression/{name}"], weights[f"expression/{name}"] = value, self.sample_weight
         return Terms(losses=losses, weights=weights, auxiliary=dict(aux.losses), stats=aux.stats)
-
-    def latent_spread(self, model: Responder) -> float:
-        """Standard deviation of the latents' noise: that of the latents."""
-        return 1.0 if model.fitted is None else model.fitted.std
 
     def guidance_of(self, stream: str, t: float) -> float:
         """The weight of guidance of a stream at a time."""
@@ -220,9 +221,9 @@ class Perturb(System):
 
     def _genes(self, model: Responder, streams: Streams, step: int) -> Tensor:
         """Genes of a step, in rising order."""
-        if self.genes is None or self.genes >= model.genes or not model.training:
-            return torch.arange(model.genes)
-        order = torch.randperm(model.genes, generator=streams.generator("genes", step))
+        if self.genes is None or self.genes >= model.count or not model.training:
+            return torch.arange(model.count)
+        order = torch.randperm(model.count, generator=streams.generator("genes", step))
         return order[: self.genes].sort().values
 
     def _told(self, count: int, streams: Streams, step: int, training: bool) -> Tensor:
@@ -232,7 +233,11 @@ class Perturb(System):
 
     @torch.no_grad()
     def cells(
-        self, model: Responder, control_MG: np.ndarray, perturbation_MP: np.ndarray, generator: torch.Generator,
+        self,
+        model: Responder,
+        control_MG: np.ndarray,
+        perturbation_MP: np.ndarray,
+        generator: torch.Generator,
         streams: Streams,
     ) -> dict[str, np.ndarray]:
         """Generated cells (M, G) as `expression`, and as `raw` before zeros were restored.
@@ -262,13 +267,12 @@ class Perturb(System):
         self, model: nn.Module, unit: Batch, mode: str, streams: Streams, *, index: int, draws: int, patch: int
     ) -> dict[str, np.ndarray]:
         assert isinstance(model, Responder)
-        if draws != 1:
-            raise UserError(
-                "--draws: a cell is generated for each control cell, and those of two draws have nothing in common to "
-                "take a mean of; leave it out, and take another --seed for another draw"
-            )
+        if draws < 1:
+            raise UserError("--draws 0: cells are drawn, and no mean of them is predicted; ask for one draw or more")
         cells = Cells.of(unit)
-        made = self.cells(
-            model, cells.control.numpy(), cells.perturbation.numpy(), streams.generator(f"sample:{mode}", index), streams
-        )
-        return {name: values[None] for name, values in made.items()}
+        given = cells.control.numpy(), cells.perturbation.numpy()
+        made = [
+            self.cells(model, *given, streams.generator(f"sample:{mode}", index, draw), streams)
+            for draw in range(draws)
+        ]
+        return {name: np.stack([one[name] for one in made]) for name in made[0]}
