@@ -87,5 +87,6 @@ class Responder(nn.Module):
         if reading is not None:
             room = reading.neighbours_VK.shape[1] - 1
             reading.set_neighbours(fitted[NEIGHBOURS][:, :room])
-        if hasattr(self.network, "set_perturbed_genes"):
-            self.network.set_perturbed_genes(fitted[GENES])
+        share = getattr(self.network, "set_perturbed_genes", None)
+        if share is not None:
+            share(fitted[GENES])
