@@ -49,9 +49,8 @@ def backbone(name: str, **given: object) -> Backbone:
     return resolve_part("backbone", name, small | given)
 
 
-def opened(module: nn.Module, seed: int = 0, by: float = 0.3) -> nn.Module:
-    """The module in float64 with its first values moved, as what starts at 0 hides what lies behind it."""
-    started(module, seed)
+def moved(module: nn.Module, seed: int = 0, by: float = 0.3) -> nn.Module:
+    """The module, every parameter moved from its first value, as what starts at 0 hides what lies behind it."""
     with torch.no_grad():
         for i, parameter in enumerate(module.parameters()):
             parameter.add_(by * randn(seed + i, *parameter.shape))
@@ -63,7 +62,7 @@ def network(name: str, seed: int = 0, how: dict[str, object] | None = None, **gi
     made = backbone(name, **(how or {})).build(card(), parts(**given))  # type: ignore[arg-type]
     if made.genes.reading is not None:
         made.set_neighbours(torch.randint(-1, 9, (9, 3), generator=torch.Generator().manual_seed(seed)))
-    return opened(made, seed)
+    return moved(started(made, seed), seed)
 
 
 def batch(

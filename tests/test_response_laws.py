@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.kinds import Card, Parts
 from core.testing.backbone import BackboneLaws
-from response import batch, backbone, cards, parts
+from response import backbone, batch, cards, moved, parts
 
 ATTENTIONS = ("differential", "softmax", "gated_headwise", "linear")
 FFNS = ("dense(ratio=2)", "moe4x2(ratio=2)", "swiglu")
@@ -38,6 +38,13 @@ class TestResponse(BackboneLaws):
 
     def drawn(self, card: Card, sets: int, count: int, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return batch(sets, count, seed, on=card, same=bool(seed % 2) and count <= card.sizes["genes"])
+
+    def built(self, backbone: Drawable[Backbone], data: st.DataObject, seed: int) -> tuple[Card, nn.Module]:
+        card, network = super().built(backbone, data, seed)
+        genes = card.sizes["genes"]
+        if network.genes.reading is not None:  # alone, a gene has nothing to choose from
+            network.set_neighbours((torch.arange(genes)[:, None] + 1) % genes)
+        return card, moved(network, seed)  # else read-outs of 0 would keep every law
 
     def parts(self, draw: st.DataObject, card: Card) -> Parts:
         return parts(

@@ -69,7 +69,7 @@ class CoExpression(nn.Module):
     matrix of genes by genes is formed. It equals masked attention over the vocabulary.
 
     `neighbours_VK` (V, 1 + k) holds a gene's own code, then its neighbours', and -1 where there are no more. Until
-    `set_neighbours` it is each gene alone. It is saved with the weights.
+    `set_neighbours` it is each gene alone, and queries and keys have no gradient. It is saved with the weights.
     """
 
     neighbours_VK: Tensor
