@@ -38,7 +38,7 @@ class Fitted(ABC):
     """of the columns, in the order in which values are given"""
     width: int
     std: float
-    """standard deviation of each channel over the covered entries of the items that it was fitted on; their mean is 0"""
+    """standard deviation of each channel over the covered entries of the items that were fitted on; their mean is 0"""
 
     @abstractmethod
     def __call__(self, values_NG: Tensor, columns_K: Tensor | None = None) -> Latents:

@@ -54,7 +54,9 @@ def checked(values_NG: np.ndarray, names: Sequence[str]) -> np.ndarray:
                 "is fitted on finite values only"
             )
     if all((values_NG[rows] == values_NG[0]).all() for rows in blocks(len(values_NG), values_NG.shape[1])):
-        raise UserError(f"all {len(values_NG)} training items are the same; an extractor has nothing to learn from them")
+        raise UserError(
+            f"all {len(values_NG)} training items are the same; an extractor has nothing to learn from them"
+        )
     return values_NG
 
 

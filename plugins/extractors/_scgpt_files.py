@@ -140,7 +140,9 @@ def read_weights(folder: Path, settings: Settings, rows: int) -> dict[str, Tenso
     ]:
         faults.append(f"has in another shape {_list(wrong)}")
     if faults:
-        raise UserError(f"{path} does not hold the encoder that args.json and vocab.json describe: it {'; it '.join(faults)}")
+        raise UserError(
+            f"{path} does not hold the encoder that args.json and vocab.json describe: it {'; it '.join(faults)}"
+        )
     if wild := [key for key, tensor in mine.items() if not torch.isfinite(tensor).all()]:
         raise UserError(f"{path}: {_list(wild)} hold NaN or infinity")
     return {key: tensor.float() for key, tensor in mine.items()}
@@ -158,7 +160,9 @@ def weights_file(folder: Path) -> Path:
         UserError: the folder is missing or has none, or has several.
     """
     if not folder.is_dir():
-        raise UserError(f"scgpt: there is no folder {folder}; give the one that holds args.json, vocab.json, {WEIGHTS[0]}")
+        raise UserError(
+            f"scgpt: there is no folder {folder}; give the one that holds args.json, vocab.json, {WEIGHTS[0]}"
+        )
     found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if len(found) == 1:
         return found[0]
@@ -210,7 +214,15 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
             f"{path} asks for more than tensors, so it was not loaded and nothing of it was run: {_first(error)}. Take "
             "the file from its publisher, or save its state_dict alone"
         ) from None
-    except (OSError, EOFError, ValueError, RuntimeError, KeyError, AttributeError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise UserError(f"{path} is no file of tensors: {_first(error)}") from None
     if not isinstance(said, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in said.items()):
         raise UserError(f"{path} must be a flat table of named tensors (a state_dict)")

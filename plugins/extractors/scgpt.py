@@ -38,12 +38,16 @@ class Scgpt(Extractor):
     """
 
     dir: str = knob(
-        attrs.NOTHING, "folder with args.json, vocab.json, best_model.pt; its content counts, not its place", identity=False
+        attrs.NOTHING,
+        "folder with args.json, vocab.json, best_model.pt; its content counts, not its place",
+        identity=False,
     )
     ties: Ties = knob("left", "which of the bins that hold equal values they share: the last, or the middle one")
     precision: Precision = knob("float32", "in which the encoder multiplies")
     half: bool = knob(False, "round raw latents to float16, in which the cache then keeps them")
-    fitted_on: int = knob(4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0)
+    fitted_on: int = knob(
+        4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0
+    )
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
     cache: str = knob("", "folder that keeps raw latents by the content of items; empty: none", identity=False)
     cache_limit: float = knob(
@@ -71,17 +75,15 @@ class Scgpt(Extractor):
         known = named(names)
         checked(values_NG, known)
         raw = self._raw(sorted(known))
-        return normalised(
-            raw, values_NG, known, self.target_std, streams=streams, most=self.fitted_on, device=device
-        )
+        return normalised(raw, values_NG, known, self.target_std, streams=streams, most=self.fitted_on, device=device)
 
     def restore(self, state: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> Normalised:
         there, given = kept_names(state, names)
         kept, here = unpacked(raw_state(state, "fingerprint")), self.fingerprint()
         if kept != here:
             raise UserError(
-                f"the kept statistics are of another scGPT: its files had SHA-256 {kept[:16]}, those in {self.dir} have "
-                f"{here[:16]}"
+                f"the kept statistics are of another scGPT: its files had SHA-256 {kept[:16]}, those in {self.dir} "
+                f"have {here[:16]}"
             )
         return restored(self._raw(there), state, given)
 

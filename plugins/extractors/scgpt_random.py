@@ -33,7 +33,9 @@ class ScgptRandom(Extractor):
     longest: int = knob(1200, "tokens of an item, `<cls>` among them, at most", ge=2)
     ties: Ties = knob("left", "which of the bins that hold equal values they share: the last, or the middle one")
     seed: int = knob(0, "of the weights, the same for all seeds of a run", ge=0)
-    fitted_on: int = knob(4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0)
+    fitted_on: int = knob(
+        4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0
+    )
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
 
     def __attrs_post_init__(self) -> None:
@@ -48,9 +50,7 @@ class ScgptRandom(Extractor):
         known = named(names)
         checked(values_NG, known)
         raw = self._raw(len(known))
-        return normalised(
-            raw, values_NG, known, self.target_std, streams=streams, most=self.fitted_on, device=device
-        )
+        return normalised(raw, values_NG, known, self.target_std, streams=streams, most=self.fitted_on, device=device)
 
     def restore(self, state: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> Normalised:
         there, given = kept_names(state, names)
