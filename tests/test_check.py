@@ -404,7 +404,7 @@ def test_a_kind_is_checked_whole(core: Callable, bring: Callable, site: Path) ->
         (["gate", "none", "-k", "swims"], "no law of gate has 'swims' in its name or sentence"),
         (["gate", "none", "-k"], "-k needs a value"),
         (["ffn", "moe2x9"], "top_k must be between 1 and experts=2, got 9"),
-        (["extractor", "scgpt"], "it needs a value: say extractor 'scgpt(dir=...)'"),
+        (["extractor", "scgpt"], "dir: a value is needed, which cannot be drawn; say extractor 'scgpt(dir=...)'"),
         (["data", "tissue"], "the laws of data need more than a name: subclass core.testing.data.DataLaws"),
     ],
     ids=" ".join,

@@ -92,7 +92,7 @@ def drawable(kind: str, name: str) -> SearchStrategy[Plugin]:
     lacking = needed(kind, name)
     if lacking:
         spelt = ", ".join(f"{parameter}=..." for parameter in lacking)
-        raise UserError(f"{kind} {name} cannot be drawn, as it needs a value: say {kind} '{name}({spelt})'")
+        raise UserError(f"{', '.join(lacking)}: a value is needed, which cannot be drawn; say {kind} '{name}({spelt})'")
     strategy = configurations(kind, name)
     try:
         samples(strategy, 1)
