@@ -247,6 +247,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "heads": (_said("args.json", nheads=3), "no multiple of nheads 3"),
     "layers": (_said("args.json", nlayers=3), "lacks transformer_encoder.layers.2"),
     "style": (_said("args.json", input_emb_style="scaling"), "input_emb_style is 'scaling'"),
+    "pre-norm": (_said("args.json", pre_norm=True), "pre_norm is True, and only False can be read"),
     "no token": (_said("vocab.json", **{"<cls>": None}), "lacks the token '<cls>'"),
     "row": (_said("vocab.json", G01=-1), "the row of 'G01'"),
     "two files": (lambda p: (p / "model.safetensors").write_bytes(b""), "leave the one that is meant"),

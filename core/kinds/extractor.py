@@ -111,11 +111,3 @@ class Extractor(Plugin):
     def vocabulary(self) -> frozenset[str] | None:
         """The names of columns that it knows; columns of other names are never covered. None: it takes any."""
         return None
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the content of the files that it reads, part of a run's identity; empty where it reads none.
-
-        Raises:
-            UserError: a file is missing.
-        """
-        return ""
