@@ -83,7 +83,7 @@ def test_bins(values_NG: np.ndarray, bins: int, ties: str) -> None:
 @law
 @given(values_NG=counts, bins=st.integers(3, 60))
 def test_bins_are_those_of_quantiles(values_NG: np.ndarray, bins: int) -> None:
-    """The edges are quantiles of the positive values, interpolated, in exact arithmetic; ties lie between two counts."""
+    """The edges are quantiles of the positive values, in exact arithmetic; ties lie between two counts."""
     left, middle = (binned(torch.from_numpy(values_NG), bins, ties) for ties in ("left", "middle"))
     for item, value_G in enumerate(values_NG):
         held = sorted(Fraction(float(v)) for v in value_G if v > 0)
@@ -247,6 +247,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "heads": (_said("args.json", nheads=3), "no multiple of nheads 3"),
     "layers": (_said("args.json", nlayers=3), "lacks transformer_encoder.layers.2"),
     "style": (_said("args.json", input_emb_style="scaling"), "input_emb_style is 'scaling'"),
+    "pre-norm": (_said("args.json", pre_norm=True), "pre_norm is True, and only False can be read"),
     "no token": (_said("vocab.json", **{"<cls>": None}), "lacks the token '<cls>'"),
     "row": (_said("vocab.json", G01=-1), "the row of 'G01'"),
     "two files": (lambda p: (p / "model.safetensors").write_bytes(b""), "leave the one that is meant"),
@@ -296,7 +297,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
 
 
 def test_fingerprint_is_content(tmp_path: Path) -> None:
-    """Equal for equal files wherever they are, another when any of the three changes; kept statistics are told apart."""
+    """Equal for equal files wherever they are, another when one of the three changes; what was kept is told apart."""
     one, two = scgpt.folder(tmp_path / "one"), scgpt.folder(tmp_path / "two")
     made = Scgpt(dir=str(two))
     first, state = Scgpt(dir=str(one)).fingerprint(), made.fit(values(0), scgpt.NAMES[:24], Streams(0)).state()

@@ -38,7 +38,7 @@ class Fitted(ABC):
     """of the columns, in the order in which values are given"""
     width: int
     std: float
-    """standard deviation of each channel over the covered entries of the items that it was fitted on; their mean is 0"""
+    """standard deviation of each channel over the covered entries of the items that were fitted on; their mean is 0"""
 
     @abstractmethod
     def __call__(self, values_NG: Tensor, columns_K: Tensor | None = None) -> Latents:
@@ -111,11 +111,3 @@ class Extractor(Plugin):
     def vocabulary(self) -> frozenset[str] | None:
         """The names of columns that it knows; columns of other names are never covered. None: it takes any."""
         return None
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the content of the files that it reads, part of a run's identity; empty where it reads none.
-
-        Raises:
-            UserError: a file is missing.
-        """
-        return ""

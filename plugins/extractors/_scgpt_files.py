@@ -59,7 +59,7 @@ _WHOLE = {
     "embsize": ("width", 1), "d_hid": ("inner", 1), "nlayers": ("layers", 1), "nheads": ("heads", 1),
     "n_bins": ("bins", 3), "max_seq_len": ("longest", 2),
 }  # fmt: skip
-_FIXED = {"input_style": "binned", "input_emb_style": "continuous", "norm_scheme": "post"}
+_FIXED = {"input_style": "binned", "input_emb_style": "continuous", "norm_scheme": "post", "pre_norm": False}
 """what the encoder is written for; absent means this"""
 
 

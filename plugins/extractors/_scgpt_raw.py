@@ -1,4 +1,4 @@
-"""scGPT's encoder as an extractor's raw latents. N items, G columns, K chosen columns, L tokens, E of one item, D width."""
+"""scGPT's encoder as raw latents. N items, G columns, K chosen columns, L tokens, E tokens of one item, D width."""
 
 from __future__ import annotations
 

@@ -28,11 +28,12 @@ from plugins.extractors._normalised import Normalised, Raw, kept_names, normalis
 @final
 @params
 class Precomputed(Extractor):
-    """Latents from a file with datasets `names` (G,), `values` (M, G), `latents` (M, G, D) and perhaps `covered` (M, G).
+    """Latents from a file with datasets `names` (G,), `values` (M, G), `latents` (M, G, D), perhaps `covered` (M, G).
 
     An item is found by its values, which must be those of the file to the last bit of float32: what an extractor is
     given is what `values` must hold. Without `covered`, the entries that are not 0 are. `write` makes such a file. The
-    columns may be some of the file's, in any order. Latents are normalised as those of other extractors are.
+    columns may come in any order; an item is looked up by those that the file has, and others are not covered. Latents
+    are normalised as those of other extractors are.
     """
 
     file: str = knob(attrs.NOTHING, "the HDF5 file; its content counts for a run, not its place", identity=False)
@@ -92,30 +93,31 @@ class Stored(Raw):
         self._path, self._fingerprint = path, fingerprint
         with _opened(path) as file:
             there = {name: place for place, name in enumerate(_names(file))}
-            missing = [name for name in names if name not in there]
-            if missing:
-                raise UserError(f"{path} has no column {missing[0]!r} ({len(missing)} of {len(names)} are missing)")
+            if not any(name in there for name in names):
+                raise UserError(f"{path} has none of the {len(names)} columns, such as {names[0]!r}")
             self.width = int(file["latents"].shape[2])
-            self._columns_G = np.array([there[name] for name in names])
-            self._marks_G = marks(names)
-            values = file["values"]
+            self._columns_G = np.array([there.get(name, -1) for name in names])
+            self._known_G = self._columns_G >= 0
+            self._marks = marks([name for name in names if name in there])
+            values, known = file["values"], self._columns_G[self._known_G]
             found = [
-                self._keys(np.asarray(values[rows], np.float32)[:, self._columns_G])
+                self._keys(np.asarray(values[rows], np.float32)[:, known])
                 for rows in blocks(len(values), values.shape[1])
             ]
         self._key_M, self._row_M = np.unique(np.concatenate(found), return_index=True)
 
     def __call__(self, values_NG: Tensor, columns_K: Tensor) -> Latents:
-        chosen_K = self._columns_G[columns_K.cpu().numpy()]
+        columns = columns_K.cpu().numpy()
+        chosen_K, known_K = self._columns_G[columns], self._known_G[columns]
         z_NKD = np.zeros((len(values_NG), len(chosen_K), self.width), np.float32)
-        covered_NK = (values_NG[:, columns_K] != 0).cpu().numpy()
+        covered_NK = (values_NG[:, columns_K] != 0).cpu().numpy() & known_K
         if len(values_NG):
             rows = self._rows(values_NG)
             with _opened(self._path) as file:
                 for item, row in enumerate(rows):
                     z_NKD[item] = file["latents"][row][chosen_K]
                     if "covered" in file:
-                        covered_NK[item] = file["covered"][row][chosen_K]
+                        covered_NK[item] = file["covered"][row][chosen_K] & known_K
         if not np.isfinite(z_NKD[covered_NK]).all():
             raise UserError(f"{self._path} holds latents that are not finite")
         device = values_NG.device
@@ -125,10 +127,11 @@ class Stored(Raw):
         return {"fingerprint": packed(self._fingerprint)}
 
     def _keys(self, values_NG: np.ndarray) -> np.ndarray:
-        return numbers(keys(values_NG, self._marks_G, "precomputed"))
+        """Of items (N, known columns)."""
+        return numbers(keys(values_NG, self._marks, "precomputed"))
 
     def _rows(self, values_NG: Tensor) -> np.ndarray:
-        key_N = self._keys(values_NG.cpu().numpy())
+        key_N = self._keys(values_NG.cpu().numpy()[:, self._known_G])
         at_N = np.searchsorted(self._key_M, key_N).clip(max=len(self._key_M) - 1)
         lacking = np.flatnonzero(self._key_M[at_N] != key_N)
         if len(lacking):
@@ -216,8 +219,8 @@ def _fits(path: Path, time: int) -> None:
         fits = file["latents"].shape[:2] == shape and ("covered" not in file or file["covered"].shape == shape)
         if not fits or file["names"].shape != shape[1:] or not file["latents"].size:
             raise UserError(
-                f"precomputed: {path} has values {shape}, latents {file['latents'].shape} and {len(file['names'])} names; "
-                "they must be (M, G), (M, G, D) and G, none of them 0"
+                f"precomputed: {path} has values {shape}, latents {file['latents'].shape} and {len(file['names'])} "
+                "names; they must be (M, G), (M, G, D) and G, none of them 0"
             )
         named(_names(file))
 

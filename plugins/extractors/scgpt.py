@@ -51,7 +51,7 @@ class Scgpt(Extractor):
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
     cache: str = knob("", "folder that keeps raw latents by the content of items; empty: none", identity=False)
     cache_limit: float = knob(
-        50.0, "size at which the cache takes no more", gt=0.0, unit="GiB", acts='cache!=""', identity=False
+        50.0, "size of a checkpoint's latents at which the cache takes no more", gt=0.0, unit="GiB", acts='cache!=""', identity=False
     )
 
     @property
@@ -82,8 +82,8 @@ class Scgpt(Extractor):
         kept, here = unpacked(raw_state(state, "fingerprint")), self.fingerprint()
         if kept != here:
             raise UserError(
-                f"the kept statistics are of another scGPT: its files had SHA-256 {kept[:16]}, those in {self.dir} have "
-                f"{here[:16]}"
+                f"the kept statistics are of another scGPT: its files had SHA-256 {kept[:16]}, those in {self.dir} "
+                f"have {here[:16]}"
             )
         return restored(self._raw(there), state, given)
 

@@ -1,4 +1,4 @@
-"""Latents of another item: the control for what latents are worth. N items, G columns, K chosen columns, M kept items."""
+"""Latents of another item: the control for what latents are worth. N items, G columns, K chosen ones, M kept items."""
 
 from __future__ import annotations
 
