@@ -207,4 +207,6 @@ def test_a_file_is_opened_by_the_reader_of_its_system() -> None:
 
     assert chosen(system="perturb", data="cells.h5ad") == "perturb_h5ad"
     assert chosen(data="cells.h5ad") == "h5ad"
-    assert chosen(data="perturb_h5ad", **{"data.path": "x.h5ad"}) == "perturb_h5ad"
+    assert chosen(system="perturb", data="h5ad", **{"data.path": "x.h5ad"}) == "h5ad"
+    with pytest.raises(UserError, match="'screen' is made for the system 'perturb', not for 'spatial': give --system"):
+        chosen(data="screen")

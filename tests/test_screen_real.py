@@ -18,8 +18,8 @@ from realdata import realdata
 FILES: dict[str, dict[str, Any]] = {
     "norman2019_train": {"cells": 2735, "genes": 500, "singles": 16, "doubles": 11, "split": "additive"},
     "papalexi2021_rep1_rep2": {"cells": 11433, "genes": 299, "singles": 25, "doubles": 0, "split": "kfold"},
-    "kang2018_ifnb_subset": {"cells": 1556, "genes": 1000, "singles": 1, "doubles": 0, "split": "covariate cell"},
-    "mcfaline2023_subset": {"cells": 2586, "genes": 500, "singles": 9, "doubles": 0, "split": "covariate cell"},
+    "kang2018_ifnb_subset": {"cells": 1556, "genes": 1000, "singles": 1, "doubles": 0, "split": "covariate"},
+    "mcfaline2023_subset": {"cells": 2586, "genes": 500, "singles": 9, "doubles": 0, "split": "covariate"},
 }
 
 
