@@ -32,7 +32,7 @@ def opened(name: str, **knobs: Any) -> ScreenSource:
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", FILES)
 def test_card(name: str) -> None:
-    """Cells, genes, conditions, a split that the screen can take, counts found as such, and where columns were found."""
+    """Cells, genes, conditions, a split that the screen can take, counts found as such, and where columns stand."""
     want, card = FILES[name], opened(name).describe()
     facts = card.facts
     assert sum(card.splits.values()) == facts["cells"] == want["cells"]
