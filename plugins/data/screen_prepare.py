@@ -176,6 +176,12 @@ def statistics(table: ScreenTable, rows: np.ndarray, scale: ScreenScale, kept_G:
     return Statistics(mean_G=mean_G, sd_G=np.sqrt(square_G / count), zero_G=1 - filled_G / count)
 
 
+def prepared(table: ScreenTable, scale: ScreenScale, kept_G: np.ndarray) -> Block:
+    """All cells in model units over some columns, (n, kept) float32, dense or CSR as the table is."""
+    parts = [scale.apply(block)[:, kept_G] for block in table.blocks(np.arange(table.cells))]
+    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
+
+
 def choose_genes(
     table: ScreenTable, rows: np.ndarray, scale: ScreenScale, count: int, forced: Collection[str]
 ) -> tuple[np.ndarray, int]:
