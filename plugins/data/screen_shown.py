@@ -106,6 +106,10 @@ class Shown:
         level_C = [told[n].index(v) if v in told[n] else -1 for n, v in zip(self.covariates, part.levels, strict=True)]
         return member_P, np.array(level_C, np.int64)
 
+    def pool(self, part: Part) -> np.ndarray:
+        """Rows of the control cells that a unit's were drawn from."""
+        return self.controls[tuple(v for v, on in zip(part.levels, self.table.matched, strict=True) if on)]
+
     def own(self, names: Collection[str], together: int) -> list[Part]:
         """The cells of the file, by unit."""
         parts = []
