@@ -82,6 +82,10 @@ def test_conditions_that_are_asked_for(folder: Path, data: PerturbH5ad, told: Ma
     units = {unit.units[0]: unit for unit in chosen.like(folder / "new.h5ad", told, MADE_FROM).units()}
     assert [*units] == ["A+B|B", "A+B|T", "C|T", "D+E|B", "D+E|T"]
     assert {unit.real_BN.shape[1] for unit in units.values()} == {7}
+    own = attrs.evolve(data, asked=Asked(cells=6)).like(folder / "new.h5ad", told, MADE_FROM)
+    assert [unit.real_BN.shape[1] for unit in own.units()] == [6] * 4
+    assert isinstance(own, NewScreen)
+    assert {part.label for part in own.parts} == {"B", "ctrl+A"}
     first = [*asking(data, "A").like(folder / "new.h5ad", told, MADE_FROM).units()]
     assert [unit.real_BN.shape[1] for unit in first] == [2, 3]
 
