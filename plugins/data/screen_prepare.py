@@ -139,10 +139,10 @@ def check_scale(where: str, transform: str, seen: Survey) -> None:
             f"{where} reaches {seen.high:g}, and log1p of normalised counts stays below {HIGHEST:g}: these look like "
             "counts (prepare.transform = 'counts') or like values that were not logged (prepare.transform = 'log1p')"
         )
-    if transform == "counts" and not seen.whole and seen.high < HIGHEST:
+    if transform != "none" and not seen.whole and seen.high < HIGHEST:
         raise UserError(
-            f"{where} holds fractions below {HIGHEST:g} (up to {seen.high:g}), which look like logarithms, not "
-            "counts: set prepare.transform = 'none', or name a matrix of counts with `layer`"
+            f"{where} holds fractions below {HIGHEST:g} (up to {seen.high:g}), which look like logarithms already: set "
+            "prepare.transform = 'none', or name a matrix of counts with `layer`"
         )
 
 
