@@ -82,6 +82,10 @@ def test_conditions_that_are_asked_for(folder: Path, data: PerturbH5ad, told: Ma
     units = {unit.units[0]: unit for unit in chosen.like(folder / "new.h5ad", told, MADE_FROM).units()}
     assert [*units] == ["A+B|B", "A+B|T", "C|T", "D+E|B", "D+E|T"]
     assert {unit.real_BN.shape[1] for unit in units.values()} == {7}
+    own = attrs.evolve(data, asked=Asked(cells=6)).like(folder / "new.h5ad", told, MADE_FROM)
+    assert [unit.real_BN.shape[1] for unit in own.units()] == [6] * 4
+    assert isinstance(own, NewScreen)
+    assert {part.label for part in own.parts} == {"B", "ctrl+A"}
     first = [*asking(data, "A").like(folder / "new.h5ad", told, MADE_FROM).units()]
     assert [unit.real_BN.shape[1] for unit in first] == [2, 3]
 
@@ -138,7 +142,8 @@ def test_what_is_written(folder: Path, data: PerturbH5ad, told: Mapping, tmp_pat
     assert (given.obs["kind"].iloc[predicted.obs["source_row"].to_numpy()].to_numpy() == predicted.obs["kind"]).all()
     controls = got[~got.obs["predicted"].to_numpy()]
     assert set(controls.obs["condition"]) == {"control"}
-    assert set(controls.obs_names) == set(predicted.obs["source_control"])
+    everyone = given.obs_names[(given.obs["condition"] == "ctrl").to_numpy()]
+    assert set(predicted.obs["source_control"]) <= set(controls.obs_names) == set(everyone)
     counts = np.asarray(given[controls.obs_names, list(GENES)].X, np.float64)
     np.testing.assert_allclose(controls.X, np.log1p(1e4 * counts / counts.sum(1, keepdims=True)), rtol=1e-5)
     assert dict(got.uns["cellcore"]) == {"run": "abc", "seed": 1}

@@ -83,6 +83,7 @@ def _logs(data: anndata.AnnData) -> None:
         (_first(-1.0), {}, "negative values .down to -1.*`layer`"),
         (_first(40.0), {"prepare": ScreenPrepare(transform="none")}, "reaches 40.*look like counts"),
         (_logs, {"prepare": ScreenPrepare(transform="counts")}, "fractions below 15.*look like logarithms"),
+        (_logs, {"prepare": ScreenPrepare(transform="log1p")}, "fractions below 15.*look like logarithms"),
         (_twice, {}, r"1 gene\(s\) more than once, the first is 'gene1'"),
         (lambda data: data[:0].copy(), {}, "is empty .0 cells"),
     ],

@@ -186,7 +186,7 @@ def test_a_file_gives_the_division_back(by: str, tmp_path: Path) -> None:
 def test_lists_of_ones_own(tmp_path: Path) -> None:
     """Conditions in any order, with or without levels; what no list names is trained on; `val` is understood."""
     path = tmp_path / "own.json"
-    path.write_text(json.dumps({"test": ["P01+P00", "P02|B"], "val": ["P03"]}))
+    path.write_text(json.dumps({"test": ["P01+P00", "P02|B"], "val": ["ctrl+P03"]}))
     found = cut(by="file", file=str(path))
     assert found.units["test"] == ("P02|B", "P00+P01|B", "P00+P01|M", "P00+P01|NK", "P00+P01|T")
     assert conditions(found, "valid") == {("P03",)}
@@ -201,6 +201,8 @@ def test_lists_of_ones_own(tmp_path: Path) -> None:
         ('{"test": ["P00"]}', "leaves no condition for valid"),
         ('{"test": ["control"], "valid": ["P01"]}', "leaves no condition for test"),
         ('{"test": ["control", "P00"], "valid": ["P01"]}', "controls are to be in train"),
+        ('{"test": ["P00"], "valid": ["P01"], "train": ["P02"]}', "names 188 nowhere .P03.B, P03.M"),
+        ('{"test": ["P00+"], "valid": ["P01"]}', "test names 'P00.', which names a perturbation without a name"),
         ('{"test": "P00"}', "test is to be a list"),
         ("[1]", "is of list"),
         ('{"schema": 9}', "schema 9"),
@@ -239,6 +241,7 @@ def test_a_file_for_other_data_is_refused(tmp_path: Path) -> None:
         ({"by": "covariate", "covariate": "cell_typ"}, "no covariate with several levels.*mean 'cell_type'"),
         ({"by": "covariate", "hold": ("T", "B", "NK", "M")}, "holds out every level"),
         ({"by": "kfold", "folds": 99}, "too few to take turns"),
+        ({"by": "kfold", "fold": 5}, "fold = 5 of cut.folds = 5: folds count from 0"),
     ],
 )
 def test_cuts_that_the_screen_cannot_take(knobs: dict, says: str) -> None:
@@ -252,7 +255,6 @@ def test_cuts_that_the_screen_cannot_take(knobs: dict, says: str) -> None:
     [
         ({"test": 0.9, "valid": 0.1}, "leave nothing to train on"),
         ({"by": "file"}, "needs `file`"),
-        ({"by": "kfold", "fold": 5}, "folds count from 0"),
         ({"by": "kfold", "hold": ("A",)}, "does nothing"),
     ],
 )

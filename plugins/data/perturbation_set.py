@@ -90,8 +90,9 @@ def known(members: Members, names: Collection[str], who: str) -> None:
     """
     for member in members:
         if member not in names:
+            of = f" of {spell(members)!r}" if len(members) > 1 else ""
             raise UserError(
-                f"{who}: the perturbation {member!r} of {spell(members)!r} is not among the {len(names)} that the run "
+                f"{who}: the perturbation {member!r}{of} is not among the {len(names)} that the run "
                 f"was trained on.{near(member, names)} A model has no parameters for one that its data do not name"
             )
 

@@ -54,12 +54,12 @@ def split(words: list[str]) -> int:
         )
     out = _target(said.options.get("out", ""), "split", "SPLIT.json")
     from plugins.data.perturb_h5ad import PerturbH5ad
-    from plugins.data.screen_split import document, write_split
+    from plugins.data.screen_split import write_split
 
     row = installed().find("data", "perturb_h5ad").row
     data = resolve(PerturbH5ad, [cli_layer(["--path", places[0], *said.overrides])], installed(), row).root
     source = data.open()
-    told = document(source.division, source.table)
+    told = source.document
     write_split(out, told)
     print(out)
     counts = ", ".join(f"{len(told[name])} {name}" for name in ("train", "valid", "test"))

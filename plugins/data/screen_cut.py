@@ -15,7 +15,7 @@ import numpy as np
 from core.errors import UserError
 from core.names import near
 from core.params import knob, params
-from plugins.data.perturbation_set import Members, category, names_of, spell
+from plugins.data.perturbation_set import Labels, Members, category, names_of, spell
 from plugins.data.screen_schemes import COMBOSCIPLEX7, Drawn, additive, holdout, kfold, simulation
 from plugins.data.screen_table import ScreenTable, Unit, some
 
@@ -43,7 +43,7 @@ class ScreenCut:
     valid: float = knob(0.1, "share for validation; for simulation and kfold of what is not test", gt=0, lt=1,
                         acts="by!=file", decides="split")  # fmt: skip
     fold: int = knob(
-        0, "which of several splits: the seed is `seed` + fold, and of kfold the part that is test", ge=0,
+        0, "which of several splits: the seed is `seed` + fold, and of kfold the part that is test", ge=0, le=10**9,
         acts="by!=file", decides="split",
     )  # fmt: skip
     folds: int = knob(5, "parts that take turns", ge=2, acts="by=auto|kfold", decides="split")
@@ -74,8 +74,6 @@ class ScreenCut:
             )
         if self.by == "file" and not self.file:
             raise ValueError("by = 'file' needs `file`, the path of a split file; `core data split` writes one")
-        if self.by == "kfold" and self.fold >= self.folds:
-            raise ValueError(f"fold = {self.fold} of folds = {self.folds}: folds count from 0")
 
 
 @final
@@ -244,7 +242,8 @@ def _published(conditions: Sequence[Members], share: float, seed: int) -> Drawn:
 def split_by_name(table: ScreenTable, lists: Mapping[str, Collection[str]], who: str) -> dict[str, str]:
     """The split of each unit from lists of units or of conditions, in any spelling that `+` joins.
 
-    A condition without covariates stands for it in every stratum; what no list names is trained on.
+    A condition without covariates stands for it in every stratum. Without a list of `train`, what no list names is
+    trained on.
 
     Raises:
         UserError: a name that the screen lacks, or a condition in two lists.
@@ -259,7 +258,10 @@ def split_by_name(table: ScreenTable, lists: Mapping[str, Collection[str]], who:
     for split in SPLITS:
         for text in lists.get(split, ()):
             head, bar, tail_text = str(text).partition("|")
-            spoken = spell(tuple(sorted({part.strip() for part in head.split("+")}))) + bar + tail_text
+            try:
+                spoken = spell(Labels().read(head)) + bar + tail_text
+            except ValueError as error:
+                raise UserError(f"{who}: {split} names {text!r}, which {error}") from None
             if spoken not in names:
                 raise UserError(
                     f"{who}: {split} names {text!r}, which is no condition of this screen.{near(spoken, names)}"
@@ -269,4 +271,10 @@ def split_by_name(table: ScreenTable, lists: Mapping[str, Collection[str]], who:
                     raise UserError(
                         f"{who}: {name!r} is in {found[name]} and in {split}: a condition is in one split only"
                     )
+    forgotten = [unit.name for unit in table.units if unit.members and unit.name not in found]
+    if lists.get("train") and forgotten:
+        raise UserError(
+            f"{who} lists conditions of train and names {len(forgotten)} nowhere ({some(forgotten)}): add them to a "
+            "list, or leave `train` out, and whatever is not held out is trained on"
+        )
     return {unit.name: found.get(unit.name, "train") for unit in table.units}

@@ -45,7 +45,7 @@ SCREENS: Mapping[str, Published] = {
     "combosciplex": Published(
         25062230,
         "combosciplex.h5ad",
-        "Srivatsan et al. 2020, Science 367:45, drug combinations",
+        "Lotfollahi et al. 2023, Mol Syst Biol 19:e11517, drug pairs",
         " --data.cut.by combosciplex7",
     ),
 }

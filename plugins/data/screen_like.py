@@ -107,7 +107,7 @@ class NewScreen(Items):
     def save(self, path: Path, made: Mapping[str, np.ndarray], said: Mapping[str, Any], *, fresh: bool) -> None:
         """Write an AnnData file.
 
-        Predicted cells come first, the control cells that they start from after them, as they were. `X` is log1p of
+        Predicted cells come first, then all control cells of their strata, as they were. `X` is log1p of
         normalised counts, `layers["raw"]` what the model gave before zeros were restored; `obs` has `condition`,
         `label` (as it was asked for), covariates, `predicted`, `source_control` (name of the control cell) and
         `source_row` (its row in the file), `draw` where there are several; `uns["cellcore"]` tells what made it. An
@@ -133,7 +133,7 @@ class NewScreen(Items):
         draws = len(x_KnG)
         table, names = self.shown.table, self.shown.covariates
         source_n = np.concatenate([part.control for part in self.parts])
-        used = np.unique(source_n)
+        used = np.unique(np.concatenate([self.shown.pool(part) for part in self.parts]))
         control_mG = self.shown.expression(used)
         unit_of = [table.units[code] for code in table.unit_n[used]]
         columns: dict[str, list[Any]] = {"condition": [], "label": [], **{name: [] for name in names}}

@@ -139,10 +139,10 @@ def check_scale(where: str, transform: str, seen: Survey) -> None:
             f"{where} reaches {seen.high:g}, and log1p of normalised counts stays below {HIGHEST:g}: these look like "
             "counts (prepare.transform = 'counts') or like values that were not logged (prepare.transform = 'log1p')"
         )
-    if transform == "counts" and not seen.whole and seen.high < HIGHEST:
+    if transform != "none" and not seen.whole and seen.high < HIGHEST:
         raise UserError(
-            f"{where} holds fractions below {HIGHEST:g} (up to {seen.high:g}), which look like logarithms, not "
-            "counts: set prepare.transform = 'none', or name a matrix of counts with `layer`"
+            f"{where} holds fractions below {HIGHEST:g} (up to {seen.high:g}), which look like logarithms already: set "
+            "prepare.transform = 'none', or name a matrix of counts with `layer`"
         )
 
 
@@ -174,6 +174,12 @@ def statistics(table: ScreenTable, rows: np.ndarray, scale: ScreenScale, kept_G:
         mean_G = mean_G + away_G * (own / count)
         filled_G += (x_kG != 0).sum(axis=0)
     return Statistics(mean_G=mean_G, sd_G=np.sqrt(square_G / count), zero_G=1 - filled_G / count)
+
+
+def prepared(table: ScreenTable, scale: ScreenScale, kept_G: np.ndarray) -> Block:
+    """All cells in model units over some columns, (n, kept) float32, dense or CSR as the table is."""
+    parts = [scale.apply(block)[:, kept_G] for block in table.blocks(np.arange(table.cells))]
+    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
 
 
 def choose_genes(

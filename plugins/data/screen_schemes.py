@@ -117,8 +117,10 @@ def kfold(conditions: Sequence[Members], folds: int, fold: int, valid_share: flo
     """Conditions by turns: part `fold` of a shuffled list is test, a share of the others valid.
 
     Raises:
-        UserError: fewer conditions than folds.
+        UserError: fewer conditions than folds, or a fold that there is not.
     """
+    if fold >= folds:
+        raise UserError(f"cut.fold = {fold} of cut.folds = {folds}: folds count from 0")
     if len(conditions) < max(folds, 3):
         raise UserError(
             f"cut.folds = {folds} and there are {len(conditions)} perturbed conditions, which is too few to take "

@@ -22,7 +22,7 @@ from core.train.streams import Streams, stream_seed
 from plugins.data.cells import dense
 from plugins.data.perturbation_set import names_of
 from plugins.data.screen_cut import SPLITS, Division, ScreenCut, divide
-from plugins.data.screen_prepare import ScreenPrepare, choose_genes, decide, statistics, survey
+from plugins.data.screen_prepare import ScreenPrepare, choose_genes, decide, prepared, statistics, survey
 from plugins.data.screen_split import document, read_split
 from plugins.data.screen_table import ScreenTable, Unit, facts_of
 
@@ -108,6 +108,8 @@ class ScreenSource(Source):
     - `covariate` (B, N, C) int64: codes into the names of each covariate, -1 where it is unknown;
     - `index` (B, N) int64: row in the table.
 
+    `table` holds the cells in model units, over the genes that are kept.
+
     Args:
         name: what the card is called.
         table: the cells; checked here.
@@ -132,7 +134,7 @@ class ScreenSource(Source):
         truth: ScreenTruth | None = None,
     ) -> None:
         table.check()
-        self.table, self.sets, self._truth = table, sets, truth
+        self.sets, self._truth = sets, truth
         self.division: Division = divide(table, cut, lambda path: read_split(path, table))
         self._rows = self.division.rows(table)
         train = self._rows["train"]
@@ -141,6 +143,10 @@ class ScreenSource(Source):
         self._kept_G, self._extra = choose_genes(table, train, self._scale, prepare.genes, self._forced)
         self._statistics = statistics(table, train, self._scale, self._kept_G)
         self.genes = tuple(table.genes[i] for i in self._kept_G)
+        self._given = len(table.genes)
+        self.document = document(self.division, table)
+        # Prepared once: a batch picks rows, and the matrix of all genes of the file need not stay in memory.
+        self.table = attrs.evolve(table, values=prepared(table, self._scale, self._kept_G), genes=self.genes)
         self._perturbations = table.perturbations
         self._member_UP, self._level_UC = self._codes()
         self._controls = self._control_rows()
@@ -205,12 +211,12 @@ class ScreenSource(Source):
             "mean": fitted.mean_G.tolist(),
             "sd": fitted.sd_G.tolist(),
             "zero_rate": fitted.zero_G.tolist(),
-            "split": document(self.division, table),
+            "split": self.document,
         }
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
         """Cells in model units, (k, G)."""
-        return np.ascontiguousarray(dense(self._scale.apply(self.table.rows(rows)))[:, self._kept_G], np.float32)
+        return np.ascontiguousarray(dense(self.table.rows(rows)), np.float32)
 
     def collate(self, sets: list[np.ndarray], rng: np.random.Generator) -> Batch:
         """Sets of rows, each of one unit, as a padded batch.
@@ -264,13 +270,13 @@ class ScreenSource(Source):
 
     def _leaks(self) -> list[str]:
         """What was learned from which cells, and what a model may know of those it is judged on."""
-        table, train = self.table, len(self._rows["train"])
+        train = len(self._rows["train"])
         learned = f"the {train} cells of train (control cells included)"
         genes = (
-            f"{len(self._kept_G)} of {len(table.genes)} genes: the most variable on {learned}, and by name "
+            f"{len(self.genes)} of {self._given} genes: the most variable on {learned}, and by name "
             f"{self._extra} more that are perturbed in some condition"
-            if len(self._kept_G) < len(table.genes)
-            else f"all {len(table.genes)} genes of the input are kept, so none was chosen by any cell"
+            if len(self.genes) < self._given
+            else f"all {self._given} genes of the input are kept, so none was chosen by any cell"
         )
         return [
             genes,

@@ -56,8 +56,7 @@ class Shown:
         self._shared_G = np.array([gene in column for gene in self.genes])
         self._column = np.array([column[gene] for gene in self.genes if gene in column], np.int64)
         self._check_genes(notes)
-        place = {name: code for code, name in enumerate(preparation["perturbations"])}
-        self._place = place
+        self._place = {name: code for code, name in enumerate(preparation["perturbations"])}
         self.controls: dict[tuple[str, ...], np.ndarray] = {}
         for code, unit in enumerate(table.units):
             if not unit.members:
@@ -106,6 +105,10 @@ class Shown:
         level_C = [told[n].index(v) if v in told[n] else -1 for n, v in zip(self.covariates, part.levels, strict=True)]
         return member_P, np.array(level_C, np.int64)
 
+    def pool(self, part: Part) -> np.ndarray:
+        """Rows of the control cells that a unit's were drawn from."""
+        return self.controls[tuple(v for v, on in zip(part.levels, self.table.matched, strict=True) if on)]
+
     def own(self, names: Collection[str], together: int) -> list[Part]:
         """The cells of the file, by unit."""
         parts = []
@@ -129,12 +132,11 @@ class Shown:
     def present(self, names: Collection[str], together: int) -> list[Request]:
         """The perturbed conditions of the file, each in the strata in which it is there."""
         found = []
-        for unit, size in zip(self.table.units, self.table.counts().values(), strict=True):
+        for code, unit in enumerate(self.table.units):
             if unit.members:
                 _fits(unit.members, names, together, self.table.where)
-                found.append(
-                    Request(unit.condition, unit.members, dict(zip(self.covariates, unit.levels, strict=True)), size)
-                )
+                label = str(self.table.raw_n[np.argmax(self.table.unit_n == code)])
+                found.append(Request(label, unit.members, dict(zip(self.covariates, unit.levels, strict=True)), 0))
         if not found:
             raise UserError(
                 f"{self.table.where} holds control cells only, so it does not say what to predict: name conditions "

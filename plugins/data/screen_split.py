@@ -57,8 +57,8 @@ def write_split(path: Path, said: Mapping[str, Any]) -> None:
 def read_split(name: str, table: ScreenTable) -> Division:
     """Read a split file for a screen.
 
-    A file of one's own needs `test` and `valid` only, lists of conditions; what neither names is trained on. Where it
-    tells the data that it was made for, these must be the data.
+    A file of one's own needs `test` and `valid` only, lists of conditions; what neither names is trained on, unless
+    there is a list `train`. Where it tells the data that it was made for, these must be the data.
 
     Raises:
         UserError: no such file, not a split, other data, a condition that is not there or that is in two lists.
@@ -88,7 +88,7 @@ def read_split(name: str, table: ScreenTable) -> Division:
         str(said.get("scheme", "file")),
         seed if isinstance(seed, int) else 0,
         split_by_name(table, lists, who),
-        f"read from {path.name}; {said.get('says') or 'conditions that it does not name are trained on'}",
+        f"read from {path.name}; {said.get('says') or 'its lists'}",
     )
 
 
