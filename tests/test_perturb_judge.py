@@ -15,6 +15,7 @@ from plugins.systems.perturb.alerts import alerts, collapse, constant, counts, n
 from plugins.systems.perturb.baselines import Train, fit
 from plugins.systems.perturb.commands import every
 from plugins.systems.perturb.judge import Judged, calibrate, halves, interval, judge
+from plugins.systems.perturb.standing import matched, stand
 from tests.screens import GENES, screen
 
 NAMES = ("pearson_delta", "mse", "mae", "centroid_accuracy", "zero_rate_gap", "de_nsig_counts_pred", "variance_ratio")
@@ -180,3 +181,20 @@ def test_every_metric_is_told(truth: Truth) -> None:
     found = judge(truth, {MODEL: screen_of(HELD)}, metrics(*every()), np.random.default_rng(0), ceiling=False)
     assert len(found.results) == len(every()) >= 36
     assert all(math.isfinite(r.graded.value) for r in found.results)
+
+
+def test_standing(truth: Truth) -> None:
+    """A prediction stands beside baselines and further arms; notes say what no baseline knew; surplus cells are cut."""
+    train = Train(genes=GENES, means=truth.known, counts=dict.fromkeys(truth.known, 24), controls={"": truth.reference})
+    rng = np.random.default_rng(0)
+    twice = {name: np.concatenate([cells, cells]) for name, cells in screen_of(HELD).items()}
+    own = matched(twice, truth.groups, rng)
+    assert {name: len(cells) for name, cells in own.items()} == dict.fromkeys(HELD, 24)
+    without = {"without a part": dict.fromkeys(HELD, truth.reference[:24])}
+    found = stand(truth, own, train, metrics("mse", "pearson_delta"), rng, others=without)
+    assert len({r.arm for r in found.judged.results}) == 12
+    assert any(note.startswith("additive: G4 not seen by itself") for note in found.notes)
+    assert found.warnings == ()
+    bare = stand(truth, own, None, metrics("mse"), rng, ceiling=False)
+    assert [r.arm for r in bare.judged.results] == [MODEL]
+    assert not bare.judged.ceiling
