@@ -11,7 +11,7 @@ from core.config import resolve_part
 from core.kinds.comparison import Truth
 from core.kinds.metric import Graded
 from core.score import CEILING, MODEL
-from plugins.systems.perturb.alerts import alerts, collapse, constant, counts, no_better, zeros
+from plugins.systems.perturb.alerts import alerts, collapse, constant, copied, counts, no_better, zeros
 from plugins.systems.perturb.baselines import Train, fit
 from plugins.systems.perturb.commands import every
 from plugins.systems.perturb.judge import Judged, calibrate, halves, interval, judge
@@ -144,6 +144,8 @@ def test_warnings_name_what_is_wrong(truth: Truth, judged: Judged) -> None:
     real = truth.groups
     assert alerts(truth.against(screen_of(HELD)), judged, np.random.default_rng(0)) == []
     assert (counts(real, real), zeros(real, real), constant(real), collapse(real, real)) == ("", "", "", "")
+    assert "G4 (100%)" in copied(real, real)
+    assert copied(screen_of(HELD), real) == ""
     fewer = {**real, "G4": real["G4"][:5]}
     assert "G4 (5 for 24)" in counts(fewer, real)
     positive = {name: table + np.float32(0.01) for name, table in real.items()}
@@ -193,7 +195,7 @@ def test_standing(truth: Truth) -> None:
     without = {"without a part": dict.fromkeys(HELD, truth.reference[:24])}
     found = stand(truth, own, train, metrics("mse", "pearson_delta"), rng, others=without)
     assert len({r.arm for r in found.judged.results}) == 12
-    assert any(note.startswith("additive: G4 not seen by itself") for note in found.notes)
+    assert any(note.startswith("additive: G4 not seen alone") for note in found.notes)
     assert found.warnings == ()
     bare = stand(truth, own, None, metrics("mse"), rng, ceiling=False)
     assert [r.arm for r in bare.judged.results] == [MODEL]
