@@ -246,6 +246,14 @@ def test_variance() -> None:
         assert found.value == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("top", [1, 2])
+@pytest.mark.parametrize("cls", [PearsonDelta, PearsonPerturbed])
+def test_too_few_genes(cls: type, top: int) -> None:
+    """A correlation over one or two genes is refused."""
+    with pytest.raises(ValueError, match="fewer than 3 features"):
+        cls(top=top)
+
+
 def test_what_is_no_comparison() -> None:
     """Other groups, other widths, no items and values that are not finite are refused with a reason."""
     x = np.ones((2, 3))

@@ -11,10 +11,11 @@ from core.config import resolve_part
 from core.kinds.comparison import Truth
 from core.kinds.metric import Graded
 from core.score import CEILING, MODEL
-from plugins.systems.perturb.alerts import alerts, collapse, constant, counts, no_better, zeros
+from plugins.systems.perturb.alerts import alerts, collapse, constant, copied, counts, no_better, zeros
 from plugins.systems.perturb.baselines import Train, fit
 from plugins.systems.perturb.commands import every
 from plugins.systems.perturb.judge import Judged, calibrate, halves, interval, judge
+from plugins.systems.perturb.standing import matched, stand
 from tests.made_screens import GENES, screen
 
 NAMES = ("pearson_delta", "mse", "mae", "centroid_accuracy", "zero_rate_gap", "de_nsig_counts_pred", "variance_ratio")
@@ -143,6 +144,8 @@ def test_warnings_name_what_is_wrong(truth: Truth, judged: Judged) -> None:
     real = truth.groups
     assert alerts(truth.against(screen_of(HELD)), judged, np.random.default_rng(0)) == []
     assert (counts(real, real), zeros(real, real), constant(real), collapse(real, real)) == ("", "", "", "")
+    assert "G4 (100%)" in copied(real, real)
+    assert copied(screen_of(HELD), real) == ""
     fewer = {**real, "G4": real["G4"][:5]}
     assert "G4 (5 for 24)" in counts(fewer, real)
     positive = {name: table + np.float32(0.01) for name, table in real.items()}
@@ -180,3 +183,20 @@ def test_every_metric_is_told(truth: Truth) -> None:
     found = judge(truth, {MODEL: screen_of(HELD)}, metrics(*every()), np.random.default_rng(0), ceiling=False)
     assert len(found.results) == len(every()) >= 36
     assert all(math.isfinite(r.graded.value) for r in found.results)
+
+
+def test_standing(truth: Truth) -> None:
+    """A prediction stands beside baselines and further arms; notes say what no baseline knew; surplus cells are cut."""
+    train = Train(genes=GENES, means=truth.known, counts=dict.fromkeys(truth.known, 24), controls={"": truth.reference})
+    rng = np.random.default_rng(0)
+    twice = {name: np.concatenate([cells, cells]) for name, cells in screen_of(HELD).items()}
+    own = matched(twice, truth.groups, rng)
+    assert {name: len(cells) for name, cells in own.items()} == dict.fromkeys(HELD, 24)
+    without = {"without a part": dict.fromkeys(HELD, truth.reference[:24])}
+    found = stand(truth, own, train, metrics("mse", "pearson_delta"), rng, others=without)
+    assert len({r.arm for r in found.judged.results}) == 12
+    assert any(note.startswith("additive: G4 not seen alone") for note in found.notes)
+    assert found.warnings == ()
+    bare = stand(truth, own, None, metrics("mse"), rng, ceiling=False)
+    assert [r.arm for r in bare.judged.results] == [MODEL]
+    assert not bare.judged.ceiling

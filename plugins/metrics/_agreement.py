@@ -22,6 +22,12 @@ def by_group(comparison: Comparison, predicted_PF: np.ndarray, true_PF: np.ndarr
     return Graded.mean(scores, "no true effect varies over the features")
 
 
+def needs_three(top: int) -> None:
+    """Raise a ValueError where a correlation over so many features says nothing."""
+    if top in (1, 2):
+        raise ValueError(f"top = {top}: a correlation over fewer than 3 features says nothing; give 0 or at least 3")
+
+
 def pearson(a_n: np.ndarray, b_n: np.ndarray) -> float:
     """Pearson correlation; 0 where one side is constant."""
     return float(correlations(a_n[None], b_n[None])[0])
@@ -35,7 +41,7 @@ def spearman(a_n: np.ndarray, b_n: np.ndarray) -> float:
 def strongest(comparison: Comparison, group: int, count: int) -> np.ndarray:
     """Features (k,) by which a true group differs most from the reference: the least p values, then the largest folds.
 
-    Features that neither side has are never chosen.
+    Features that neither side has, or both to the same mean, are never chosen.
     """
     found = comparison.truth.once(true_differential)
     present_F = np.flatnonzero(found.fold_PF[group] != 0)

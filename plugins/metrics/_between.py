@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -13,19 +13,21 @@ SAME = 1e-12
 """squared distances below this share of the squared lengths are rounding, and 0"""
 
 
-def squared(x_nF: np.ndarray, y_mF: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances (n, m) in float64; exactly 0 between equal items."""
+def squared_parts(x_nF: np.ndarray, y_mF: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared Euclidean distances in float64, some rows of x (k, m) at a time; exactly 0 between equal items."""
     x_nF, y_mF = x_nF.astype(np.float64), y_mF.astype(np.float64)
-    length_nm = np.square(x_nF).sum(1)[:, None] + np.square(y_mF).sum(1)
-    out_nm = length_nm - 2 * (x_nF @ y_mF.T)
-    out_nm[out_nm <= SAME * length_nm] = 0.0
-    return out_nm
+    x_n, y_m = np.square(x_nF).sum(1), np.square(y_mF).sum(1)
+    for part in blocks(len(x_nF), len(y_mF)):
+        length_km = x_n[part, None] + y_m
+        out_km = length_km - 2 * (x_nF[part] @ y_mF.T)
+        out_km[out_km <= SAME * length_km] = 0.0
+        yield part, out_km
 
 
 def mean_distance(x_nF: np.ndarray, y_mF: np.ndarray) -> float:
     """The mean Euclidean distance of all n * m pairs."""
-    total = sum(np.sqrt(squared(x_nF[part], y_mF)).sum() for part in blocks(len(x_nF), len(y_mF)))
-    return float(total / (len(x_nF) * len(y_mF)))
+    total = sum(float(np.sqrt(part_km).sum()) for _, part_km in squared_parts(x_nF, y_mF))
+    return total / (len(x_nF) * len(y_mF))
 
 
 def energy(x_nF: np.ndarray, y_mF: np.ndarray, within_y: float | None = None) -> float:

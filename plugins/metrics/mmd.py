@@ -27,4 +27,4 @@ class Mmd(GroupMetric):
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""
-        return by_group(comparison, lambda xx, yy, xy: max(0.0, xx.mean() + yy.mean() - 2 * xy.mean()))
+        return by_group(comparison, lambda x, y, both: max(0.0, x.mean + y.mean - 2 * both))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-import numpy as np
-
 from core.kinds.comparison import Comparison
 from core.kinds.metric import Graded, GroupMetric
 from core.params import params
@@ -30,9 +28,4 @@ class MmdU(GroupMetric):
 
     def score(self, comparison: Comparison) -> Graded:
         """The mean over groups."""
-        return by_group(comparison, _apart, fewest=2)
-
-
-def _apart(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> float:
-    inner = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) if len(k) > 1 else 1.0 for k in (xx, yy)]
-    return float(sum(inner) - 2 * xy.mean())
+        return by_group(comparison, lambda x, y, both: x.apart + y.apart - 2 * both, fewest=2)

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 from core.kinds.comparison import Comparison
 from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import knob, params
-from plugins.metrics._agreement import by_group
+from plugins.metrics._agreement import by_group, needs_three
 from plugins.metrics._shifts import known_mean, predicted_means, true_means
 
 
@@ -27,6 +27,9 @@ class PearsonPerturbed(GroupMetric):
     doubling: ClassVar[Doubling] = "reliability"
 
     top: int = knob(0, "features of each group that count: those that truly differ most; 0 counts all", ge=0)
+
+    def __attrs_post_init__(self) -> None:
+        needs_three(self.top)
 
     def column(self) -> str:
         return f"pearson_perturbed_top{self.top}" if self.top else "pearson_perturbed"

@@ -15,6 +15,8 @@ GAP = 0.05
 """mean difference in the share of zeros that is told"""
 COLLAPSE = 0.2
 """share of the real variance below which cells are nearly one cell repeated"""
+COPIED = 0.1
+"""share of a condition's cells that chance does not copy"""
 ALIKE = 1e-6
 """mean difference of two conditions below which they are the same prediction"""
 NAMED = 5
@@ -26,7 +28,7 @@ Groups = Mapping[str, np.ndarray]
 def alerts(comparison: Comparison, judged: Judged, rng: np.random.Generator) -> list[str]:
     """Every warning that applies to the model's arm."""
     sides = comparison.predicted, comparison.truth.groups
-    found = [counts(*sides), zeros(*sides), constant(comparison.predicted), collapse(*sides)]
+    found = [counts(*sides), copied(*sides), zeros(*sides), constant(comparison.predicted), collapse(*sides)]
     model = judged.of(MODEL, "pearson_delta")
     rival = judged.of("perturbed mean", "pearson_delta")
     if model is not None and rival is not None:
@@ -44,6 +46,21 @@ def counts(predicted: Groups, real: Groups) -> str:
         f"{len(differ)} of {len(real)} conditions have another number of predicted than of real cells: {_some(pairs)}. "
         "Tests for differing genes find more in more cells, so metrics named de_, overlap, precision and auc compare "
         "unlike things: predict as many cells as are real."
+    )
+
+
+def copied(predicted: Groups, real: Groups) -> str:
+    """Whether predicted cells are the real cells of their own condition, to the last bit."""
+    share = {}
+    for name, table in real.items():
+        known = {row.tobytes() for row in table if row.any()}
+        share[name] = sum(row.tobytes() in known for row in predicted[name]) / len(predicted[name])
+    many = [f"{name} ({value:.0%})" for name, value in share.items() if value > COPIED]
+    if not many:
+        return ""
+    return (
+        f"In {len(many)} of {len(real)} conditions predicted cells are copies of the real cells that they are judged "
+        f"by: {_some(many)}. No score says anything of a model then."
     )
 
 

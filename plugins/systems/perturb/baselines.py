@@ -183,7 +183,7 @@ def _by_cells(train: Train) -> np.ndarray:
 
 
 def _unseen(names: list[str]) -> str:
-    return f"{' and '.join(names)} not seen by itself in training; the perturbed mean stands for it" if names else ""
+    return f"{' and '.join(names)} not seen alone in training; the perturbed mean stands in" if names else ""
 
 
 def _parts(train: Train, names: tuple[str, ...]) -> tuple[list[np.ndarray], str]:
@@ -215,7 +215,7 @@ def additive(train: Train, share: float = 1.0) -> Effect:
         if names and not known:
             return train.common, _unseen([*names])
         lost = [name for name in names if train.single(name) is None]
-        said = f"{' and '.join(lost)} not seen by itself in training; it adds nothing" if lost else ""
+        said = f"{' and '.join(lost)} not seen alone in training; nothing is added for that" if lost else ""
         return share * np.sum([np.zeros(len(train.genes)), *known], 0), said
 
     return effect
@@ -248,8 +248,8 @@ def ridge(train: Train) -> Effect:
     def effect(names: tuple[str, ...]) -> tuple[np.ndarray, str]:
         lost = [name for name in names if name not in index]
         if names and len(lost) == len(names):
-            return train.common, f"{' and '.join(lost)} in no training condition; the perturbed mean stands for it"
-        said = f"{' and '.join(lost)} in no training condition; it adds nothing" if lost else ""
+            return train.common, f"{' and '.join(lost)} in no training condition; the perturbed mean stands in"
+        said = f"{' and '.join(lost)} in no training condition; nothing is added for that" if lost else ""
         return middle_G + (_hot(names, index) - middle_T) @ weight_TG, said
 
     return effect
@@ -288,8 +288,8 @@ def bilinear(train: Train) -> Effect:
         known = [name for name in names if name in at]
         lost = [name for name in names if name not in at]
         if names and not known:
-            return train.common, f"{' and '.join(lost)} not among the measured genes; the perturbed mean stands for it"
-        said = f"{' and '.join(lost)} not among the measured genes; it adds nothing" if lost else ""
+            return train.common, f"{' and '.join(lost)} not among the measured genes; the perturbed mean stands in"
+        said = f"{' and '.join(lost)} not among the measured genes; nothing is added for that" if lost else ""
         parts = [a_GK @ (w_KK @ a_GK[at[name]]) + b_G for name in known]
         return np.sum([np.zeros(len(train.genes)), *parts], 0), said
 
@@ -317,9 +317,9 @@ def nearest(train: Train) -> Effect:
         asked = [name for name in names if name in at]
         known = [k for k in sorted(train.by_set) if len(k) == 1 and k[0] in at]
         if not asked or not known:
-            return train.common, f"{' and '.join(names)} shares nothing with training; the perturbed mean stands for it"
+            return train.common, f"{' and '.join(names)} not seen in training; the perturbed mean stands in"
         like = max(known, key=lambda k: _alike(train.gene_scores, at[asked[0]], at[k[0]]))
-        return train.by_set[like], f"{asked[0]} not seen in training; {like[0]}, the gene most like it, stands for it"
+        return train.by_set[like], f"{asked[0]} not seen in training; {like[0]}, the gene most like it, stands in"
 
     return effect
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import attrs
 
@@ -49,7 +50,7 @@ class Asked:
     layer: str = knob("", "layer of PREDICTED; empty: X")
     real_layer: str = knob("", "layer of REAL; empty: X")
     total: float = knob(0.0, "scale counts of either file to this sum and take log1p; 0: both are log1p", ge=0)
-    counts: str = knob("match", "match: as many predicted as real cells, surplus drawn out; keep: all")
+    counts: Literal["match", "keep"] = knob("match", "as many predicted as real cells, surplus drawn out; or all")
     baselines: bool = knob(True, "simple predictions beside it, learned from conditions that are not predicted")
     ceiling: bool = knob(True, "what the real cells score against themselves")
     seed: int = knob(0, "of draws and intervals", ge=0)
@@ -78,8 +79,6 @@ def evaluate(words: list[str]) -> int:
             f"`core evaluate` of files takes two, the predicted and the real, not {len(places)}: "
             "core evaluate PREDICTED.h5ad REAL.h5ad"
         )
-    if asked.counts not in ("match", "keep"):
-        raise UserError(f"--counts {asked.counts}: choose match or keep")
     target = _target(asked.out)
     metrics = chosen(asked.metrics)
     from plugins.systems.perturb.compare import compare_files
@@ -107,13 +106,17 @@ def chosen(text: str) -> tuple[GroupMetric, ...]:
 
 
 def every() -> list[str]:
-    """Names of all metrics of groups; those with a number in their name at 50, 100, 200 and 500."""
+    """Names of all metrics of groups that load; those named by a number of genes at 50, 100, 200 and 500."""
+    from core.errors import UserError
     from core.registry import installed
 
     found = []
     for row in installed().rows("metric"):
-        if issubclass(row.load(), GroupMetric):
-            found += [f"{row.name}_{k}" for k in (50, 100, 200, 500)] if row.pattern else [row.name]
+        with contextlib.suppress(UserError):  # what does not load, `core doctor` explains
+            if not issubclass(row.load(), GroupMetric):
+                continue
+            numbered = row.pattern == f"{row.name}_{{k:int}}"
+            found += [f"{row.name}_{k}" for k in (50, 100, 200, 500)] if numbered else [row.name]
     return found
 
 

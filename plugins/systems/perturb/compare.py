@@ -11,12 +11,11 @@ import numpy as np
 from core.errors import UserError
 from core.kinds.comparison import Truth
 from core.kinds.metric import GroupMetric, key
-from core.score import MODEL
-from plugins.systems.perturb.alerts import alerts
-from plugins.systems.perturb.baselines import Train, fit
+from plugins.systems.perturb.baselines import Train
 from plugins.systems.perturb.conditions import CONTROL
 from plugins.systems.perturb.files import Keys, check_control, common_genes, read_pair
-from plugins.systems.perturb.judge import Judged, judge
+from plugins.systems.perturb.judge import Judged
+from plugins.systems.perturb.standing import matched, stand
 
 if TYPE_CHECKING:
     from plugins.systems.perturb.commands import Asked
@@ -106,23 +105,24 @@ def compare_files(
         tell(f"judging {len(shared)} conditions{where}, {len(true_genes)} genes")
         rng = np.random.default_rng(asked.seed)
         if asked.counts == "match":
-            groups = {n: _cut(groups[n], len(truth_groups[n]), rng) for n in shared}
+            groups = matched(groups, {n: truth_groups[n] for n in shared}, rng)
+        seen = {name: table for name, table in truth_groups.items() if name not in shared}
         truth = Truth(
             groups={name: truth_groups[name] for name in shared},
             reference=controls,
             features=tuple(true.genes[i] for i in true_genes),
-            known={n: t.mean(0, dtype=np.float64) for n, t in truth_groups.items() if n not in shared},
+            known={name: table.mean(0, dtype=np.float64) for name, table in seen.items()},
         )
-        arms = {MODEL: {name: groups[name] for name in shared}}
-        if asked.baselines:
-            made, told = _baselines(truth, {n: t for n, t in truth_groups.items() if n not in shared}, rng)
-            arms |= made
-            notes += told
-        strata[stratum] = judge(truth, arms, metrics, rng, ceiling=asked.ceiling)
+        counts = {name: len(table) for name, table in seen.items()}
+        train = Train(genes=truth.features, means=truth.known, counts=counts, controls={"": controls})
+        if asked.baselines and not seen:
+            notes.append(f"All real conditions{where} are predicted: no baseline could learn, only controls stand.")
+        own = {name: groups[name] for name in shared}
+        found = stand(truth, own, train if asked.baselines else None, metrics, rng, ceiling=asked.ceiling)
+        strata[stratum] = found.judged
         counted[stratum] = len(shared)
-        notes += strata[stratum].notes
-        found = alerts(truth.against(arms[MODEL]), strata[stratum], rng)
-        warned += [f"{stratum}: {text}" if stratum else text for text in found]
+        notes += found.notes
+        warned += [f"{stratum}: {text}" if stratum else text for text in found.warnings]
     if not strata:
         apart = f" in one stratum of obs[{asked.stratum!r}]" if asked.stratum else ""
         raise UserError(
@@ -154,35 +154,6 @@ def _lone(groups: dict, truth: dict, shared: list[str], where: str) -> list[str]
     if few:
         said.append(f"One cell only{where}: {_some(few)}; it has no spread, and tests find nothing in it.")
     return said
-
-
-def _cut(table: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """At most so many rows, drawn without replacement."""
-    return table if len(table) <= most else table[np.sort(rng.permutation(len(table))[:most])]
-
-
-def _baselines(
-    truth: Truth, train: dict[str, np.ndarray], rng: np.random.Generator
-) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
-    """Cells of every baseline by condition, as many as are real, and what they did not know."""
-    fitted = fit(
-        Train(
-            genes=truth.features,
-            means=truth.known,
-            counts={name: len(table) for name, table in train.items()},
-            controls={"": truth.reference},
-        )
-    )
-    arms = {b.name: {n: b.cells(n, len(table), rng) for n, table in truth.groups.items()} for b in fitted}
-    said = []
-    for baseline in fitted:
-        unknown = [name for name in truth.groups if baseline.told(name)]
-        if unknown:
-            share = f"{len(unknown)} of {len(truth.groups)} conditions"
-            said.append(f"{baseline.name}: {baseline.told(unknown[0])} ({share}).")
-    if not train:
-        said.append("All real conditions are predicted, so no baseline could learn from others; only controls stand.")
-    return arms, said
 
 
 def _some(names: Sequence[str]) -> str:
