@@ -51,7 +51,12 @@ class Scgpt(Extractor):
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
     cache: str = knob("", "folder that keeps raw latents by the content of items; empty: none", identity=False)
     cache_limit: float = knob(
-        50.0, "size of a checkpoint's latents at which the cache takes no more", gt=0.0, unit="GiB", acts='cache!=""', identity=False
+        50.0,
+        "size of a checkpoint's latents at which the cache takes no more",
+        gt=0.0,
+        unit="GiB",
+        acts='cache!=""',
+        identity=False,
     )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -12,13 +12,13 @@ from core.kinds import Evaluation, Score, Source
 from core.kinds.comparison import Truth
 from core.score import MODEL
 from core.train.streams import Streams
-from plugins.systems.perturb.alerts import alerts
-from plugins.systems.perturb.baselines import Train, fit
+from plugins.systems.perturb.baselines import Baseline, Train, fit
 from plugins.systems.perturb.cells import Cells
 from plugins.systems.perturb.conditions import split as parts_of
 from plugins.systems.perturb.generate import calls
-from plugins.systems.perturb.judge import Judged, judge
+from plugins.systems.perturb.judge import Judged
 from plugins.systems.perturb.network import Responder
+from plugins.systems.perturb.standing import stand
 
 if TYPE_CHECKING:
     from plugins.systems.perturb.system import Perturb
@@ -71,23 +71,14 @@ def evaluated(system: Perturb, model: Responder, source: Source, split: str, str
             known={name: mean for name, mean in train.means.items() if parts_of(name)[1] == stratum},
             own={one.name: one.name.partition("|")[0] for one in wanted},
         )
-        arms: dict[str, Mapping[str, np.ndarray]] = {MODEL: made}
-        for baseline in baselines:
-            arms[baseline.name] = {one.name: baseline.cells(one.name, len(one.expression), rng) for one in wanted}
-        judged[stratum] = judge(truth, arms, system.metrics, rng)
-        notes += [text for one in wanted for b in baselines if (text := told(b.name, one.name, b.told(one.name)))]
-        notes += judged[stratum].notes
-        notes += alerts(truth.against(made), judged[stratum], rng)
-        arrays |= _shown(truth, arms, stratum)
+        standing = stand(truth, made, train, system.metrics, rng)
+        judged[stratum] = standing.judged
+        notes += [*standing.notes, *standing.warnings]
+        arrays |= _shown(truth, made, baselines, stratum)
     scores = _scores(judged)
     notes.append(f"A cell costs {calls(system)} evaluations of the field.")
     notes += _by_category(scores, source)
     return Evaluation(scores=scores, notes=tuple(dict.fromkeys(notes)), arrays=arrays)
-
-
-def told(baseline: str, condition: str, text: str) -> str:
-    """What a baseline did not know of a condition, as a sentence; only of those that notes name."""
-    return f"{baseline}, {condition}: {text}." if text and baseline in RIVALS else ""
 
 
 def units(source: Source, split: str, streams: Streams) -> Iterator[Unit]:
@@ -159,7 +150,9 @@ def _by_category(scores: tuple[Score, ...], source: Source) -> list[str]:
     return [f"Pearson of effects by category: {'; '.join(said)}."]
 
 
-def _shown(truth: Truth, arms: Mapping[str, Mapping[str, np.ndarray]], stratum: str) -> dict[str, np.ndarray]:
+def _shown(
+    truth: Truth, made: Mapping[str, np.ndarray], baselines: Sequence[Baseline], stratum: str
+) -> dict[str, np.ndarray]:
     """Effects and cells of the conditions with the strongest real effects, for figures."""
     base_G = truth.reference.mean(0, dtype=np.float64)
     effect = {name: table.mean(0, dtype=np.float64) - base_G for name, table in truth.groups.items()}
@@ -167,11 +160,11 @@ def _shown(truth: Truth, arms: Mapping[str, Mapping[str, np.ndarray]], stratum: 
     arrays: dict[str, np.ndarray] = {}
     for name in strongest:
         arrays[f"effect/{name}/true"] = effect[name].astype(np.float32)
+        arrays[f"effect/{name}/{MODEL}"] = (made[name].mean(0, dtype=np.float64) - base_G).astype(np.float32)
         arrays[f"cells/{name}/true"] = truth.groups[name][:CELLS]
-        arrays[f"cells/{name}/{MODEL}"] = arms[MODEL][name][:CELLS]
-        for arm in (MODEL, *RIVALS):
-            if arm in arms:
-                mean_G = np.asarray(arms[arm][name]).mean(0, dtype=np.float64)
-                arrays[f"effect/{name}/{arm}"] = (mean_G - base_G).astype(np.float32)
+        arrays[f"cells/{name}/{MODEL}"] = made[name][:CELLS]
+        for one in baselines:
+            if one.name in RIVALS:
+                arrays[f"effect/{name}/{one.name}"] = (one.mean(name) - base_G).astype(np.float32)
     arrays[f"controls/{stratum}"] = truth.reference[: 3 * CELLS]
     return arrays
