@@ -6,9 +6,9 @@
 `diff_perceiver` with `differential` attention and a vocabulary of 500 genes; `plain` says the layers of scDFM
 (arXiv:2602.07103) one formula a line: gene embeddings that read the whole vocabulary under a mask, computed for every
 cell, norms steered by genes for every cell, and differential attention whose two maps are formed. Both have a loss of
-mean squares and no optimiser step. A generation is Runge-Kutta's fourth order over 20 points, 76 calls; one call of each
-side is timed and counted so often, unless `--whole`. Memory is the peak of a fresh process above that of one that has
-built the network (Linux).
+mean squares and no optimiser step. A generation is Runge-Kutta's fourth order over 20 points, 76 calls; one call of
+each side is timed and counted so often, unless `--whole`. Memory is the peak of a fresh process, above what it was with
+the network built (Linux).
 
 B cells, N genes, D width, H heads, K head width.
 """

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from core.kinds import Card, Parts
+from core.kinds import Backbone, Card, Parts
 from core.testing.backbone import BackboneLaws
+from core.testing.draws import Drawable
 from response import backbone, batch, cards, moved, parts
 
 ATTENTIONS = ("differential", "softmax", "gated_headwise", "linear")

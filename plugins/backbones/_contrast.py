@@ -49,21 +49,27 @@ class Contrast(nn.Module):
             other_BND: the same tokens in the other state.
             real_BN: False on padding; None: all are real.
         """
+        read_BHNK = self._read(x_BND, other_BND, real_BN, self._split(self.value(x_BND)))
+        out_BHNK = self.norm(read_BHNK) * (1.0 - self.initial)
+        return projected(self.output, out_BHNK.transpose(1, 2).flatten(2)).to(x_BND.dtype)
+
+    def weights(self, x_BND: Tensor, other_BND: Tensor, real_BN: Tensor | None) -> Tensor:
+        """A, (B, H, N, N), for figures: signed, a row sums to 1 - lambda. Arguments as in `forward`."""
+        unit_NN = torch.eye(x_BND.shape[1], dtype=x_BND.dtype, device=x_BND.device)
+        return self._read(x_BND, other_BND, real_BN, unit_NN.expand(len(x_BND), self.heads, -1, -1))
+
+    def _read(self, x_BND: Tensor, other_BND: Tensor, real_BN: Tensor | None, v_BHNV: Tensor) -> Tensor:
+        """A v, each map through fused attention."""
         seen_B11N = None
         if real_BN is not None:
             # In a set without a real token all are seen, as nobody reads what comes of it, and a softmax over nothing
             # is NaN in some kernels.
             seen_B11N = (real_BN | ~real_BN.any(1, keepdim=True))[:, None, None]
-        v_BHNK = self._split(self.value(x_BND))
-        first_BHNK = F.scaled_dot_product_attention(
-            self._split(self.query_1(x_BND)), self._split(self.key_1(x_BND)), v_BHNK, attn_mask=seen_B11N
-        )
-        second_BHNK = F.scaled_dot_product_attention(
-            self._split(self.query_2(other_BND)), self._split(self.key_2(other_BND)), v_BHNK, attn_mask=seen_B11N
-        )
-        share = self.share().to(second_BHNK.dtype)
-        read_BHNK = self.norm(saturated(torch.addcmul(first_BHNK, second_BHNK, -share))) * (1.0 - self.initial)
-        return projected(self.output, read_BHNK.transpose(1, 2).flatten(2)).to(x_BND.dtype)
+        maps = []
+        for state_BND, query, key in ((x_BND, self.query_1, self.key_1), (other_BND, self.query_2, self.key_2)):
+            q_BHNK, k_BHNK = self._split(query(state_BND)), self._split(key(state_BND))
+            maps.append(F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNV, attn_mask=seen_B11N))
+        return saturated(torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype)))
 
     def _split(self, x_BND: Tensor) -> Tensor:
         return x_BND.unflatten(-1, (self.heads, -1)).transpose(1, 2)
