@@ -13,7 +13,7 @@ import torch
 
 from core.cli.choose import resolve_run
 from core.errors import UserError
-from core.kinds import Batch
+from core.kinds import Batch, Card
 from core.testing.system import SystemLaws
 from core.train.loop import Trainer
 from core.train.streams import Streams
@@ -29,8 +29,7 @@ SMALL = [
 ]  # fmt: skip
 CONFIGURATIONS: list[list[str]] = [
     [],
-    ["--time=cascaded", "--noise=poisson", "--latent_of=all"],
-    ["--time=aligned", "--solver=rk4", "--backbone=diff_transformer"],
+    ["--time=aligned", "--solver=rk4", "--backbone=diff_transformer", "--noise=poisson", "--latent_of=all"],
     ["--time=independent", "--backbone=perceiver", "--attention=softmax", "--ffn=moe4x2"],
 ]
 
@@ -192,8 +191,10 @@ def test_zeros_are_as_frequent_as_in_training() -> None:
 
 
 def test_what_contradicts_itself_is_refused() -> None:
-    """A stochastic solver and an empty interval of guidance are named, with what to do."""
+    """Other data, a stochastic solver and an empty interval of guidance are named, with what to do."""
     never = ["--guided_from=0.8", "--guided_to=0.5"]
+    with pytest.raises(UserError, match="and the data tissue are none; take `--data screen`"):
+        trained().system.build(Card(name="tissue", sizes={"genes": 3}, splits={}, fingerprint=""))
     for words, text in ((["--solver=ddpm"], "take euler, heun or rk4"), (never, "nothing is guided")):
         with pytest.raises(UserError, match=text):
             trainer(words)

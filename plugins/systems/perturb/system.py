@@ -133,6 +133,11 @@ class Perturb(System):
         return (EXPRESSION,) if self.extractor is None else (EXPRESSION, LATENT)
 
     def build(self, card: Card) -> nn.Module:
+        if not {"genes", "perturbations", "together"} <= card.sizes.keys():
+            raise UserError(
+                f"system perturb learns from screens of perturbations, and the data {card.name} are none; take "
+                "`--data screen`, or an .h5ad file whose obs names a perturbation of each cell"
+            )
         width = 0 if self.extractor is None else self.extractor.width
         outputs = {EXPRESSION: 1} | ({LATENT: width} if width else {})
         parts = Parts(
