@@ -86,8 +86,9 @@ def _log_of_count(mean_F: np.ndarray) -> np.ndarray:
 
 
 def _fold(log_F: np.ndarray, reference_F: np.ndarray) -> np.ndarray:
+    """log2 of a fold change from natural logarithms; 0 where both are those of nothing."""
     neither_F = np.isneginf(log_F) & np.isneginf(reference_F)
-    return np.where(neither_F, 0.0, np.where(neither_F, 0.0, log_F) - np.where(neither_F, 0.0, reference_F)) / np.log(2)
+    return (np.where(neither_F, 0.0, log_F) - np.where(neither_F, 0.0, reference_F)) / np.log(2)
 
 
 def mann_whitney(groups: Mapping[str, np.ndarray], reference_RF: np.ndarray) -> np.ndarray:
