@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ from core.testing.draws import law, seeds
 from core.testing.extractor import ExtractorLaws
 from core.train.streams import Streams
 from plugins.extractors._scgpt_files import read_settings, read_weights
-from plugins.extractors._scgpt_raw import Tokenised
+from plugins.extractors._scgpt_raw import Tokenised, grouped
 from plugins.extractors._scgpt_tokens import binned, chosen
 from plugins.extractors.scgpt import Scgpt
 from plugins.extractors.scgpt_random import ScgptRandom
@@ -185,6 +186,18 @@ def test_many_at_once_are_one_by_one(where: Path, seed: int) -> None:
         torch.testing.assert_close(together, raw.encode([part])[0], rtol=1e-5, atol=1e-5)
 
 
+@law
+@given(lengths=st.lists(st.integers(1, 30), max_size=12), most=st.integers(1, 90))
+def test_groups(lengths: list[int], most: int) -> None:
+    """Every item once; a group of several holds no more tokens than allowed, and none could take the next item."""
+    groups = grouped(lengths, most)
+    assert sorted(i for group in groups for i in group) == [*range(len(lengths))]
+    padded = [len(group) * max(lengths[i] for i in group) for group in groups]
+    assert all(len(group) == 1 or tokens <= most for group, tokens in zip(groups, padded, strict=True))
+    for one, other in itertools.pairwise(groups):
+        assert (len(one) + 1) * lengths[other[0]] > most
+
+
 @pytest.mark.parametrize("safe", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_key_layouts(tmp_path: Path, where: Path, layout: scgpt.Layout, safe: bool) -> None:
@@ -264,6 +277,15 @@ def test_bad_folders(tmp_path: Path, case: str) -> None:
         Scgpt(dir=str(path)).fit(values(0), scgpt.NAMES[:24], Streams(0))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_places_as_users_write_them(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`$NAME` and `~` are filled in."""
+    monkeypatch.setenv("MODELS", str(where.parent))
+    monkeypatch.setenv("HOME", str(where.parent))
+    wanted = Scgpt(dir=str(where)).fingerprint()
+    assert Scgpt(dir=f"$MODELS/{where.name}").fingerprint() == wanted
+    assert Scgpt(dir=f"~/{where.name}").fingerprint() == wanted
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -62,11 +62,11 @@ class Extractor(Plugin):
     """A fixed map of items with named columns to one vector a column, fitted on training items only.
 
     Laws (`core.testing.extractor.ExtractorLaws`): channels have mean 0 and standard deviation `Fitted.std` over the
-    covered entries of the items that were fitted on (a channel that does not vary is 0), and are exactly 0 elsewhere;
-    unless `dense`, an entry of value 0 is not covered; what an item gets depends on that item alone, not on the order
-    of the columns or on others beside it; chosen columns are those columns of the whole; nothing is differentiated,
-    nothing drawn and nothing changed by a call; a state that is restored gives the same latents, also for columns in
-    another order.
+    covered entries of the items that were fitted on, or of a draw of at least 64 of them (a channel that does not vary
+    is 0), and are exactly 0 elsewhere; unless `dense`, an entry of value 0 is not covered; what an item gets depends on
+    that item alone, not on the order of the columns or on others beside it; chosen columns are those columns of the
+    whole; nothing is differentiated, nothing drawn and nothing changed by a call; a state that is restored gives the
+    same latents, also for columns in another order.
     """
 
     KIND: ClassVar[str] = "extractor"

@@ -19,7 +19,7 @@ from core.testing.draws import Drawable, drawn, law, refusals, seeds
 from core.train.streams import Streams
 
 COLUMNS, ITEMS = 20, 19
-"""of the items that are fitted on: as few as 16 components can be learned from"""
+"""of the items that are fitted on: enough for 16 components, and so few that none is left out"""
 few = settings(law, max_examples=5)
 
 

@@ -1,10 +1,16 @@
-"""Who a file is: its content."""
+"""Where a file is, and who: its content."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from pathlib import Path
+
+
+def place(text: str) -> Path:
+    """A path as a user writes it: `~` and `$NAME` stand for what they mean on this machine."""
+    return Path(os.path.expandvars(text)).expanduser()
 
 
 def content_of(path: Path) -> str:

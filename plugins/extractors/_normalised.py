@@ -115,7 +115,7 @@ def normalised(
     std: float | None,
     *,
     streams: Streams,
-    most: int = 0,
+    most: int | None = None,
     device: str = "cpu",
 ) -> Normalised:
     """Fit mean and deviation of each channel in one pass.
@@ -126,7 +126,7 @@ def normalised(
         names: of the G columns as they come.
         std: wanted standard deviation; None: that of the training values.
         streams: which items are taken where not all are.
-        most: items that are looked at; 0: all.
+        most: items that are looked at, a draw of all; None: all.
         device: where latents are computed.
 
     Raises:
@@ -134,7 +134,7 @@ def normalised(
     """
     moments, spread = Moments(raw.width), Moments(1)
     rows = np.arange(len(values_NG))
-    if 0 < most < len(rows):
+    if most is not None and most < len(rows):
         chosen = torch.randperm(len(rows), generator=streams.generator("extractor:items"))[:most]
         rows = np.sort(chosen.numpy())
     order = ascending(names)

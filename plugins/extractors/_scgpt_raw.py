@@ -114,23 +114,11 @@ class Tokenised(Raw):
         On a processor items go through one by one, which is no slower and makes an item's last digit its own. An
         accelerator takes as many at once as fit, items of like length together.
         """
-        found: list[Tensor] = [torch.empty(0)] * len(parts)
-        by_length = sorted(range(len(parts)), key=lambda i: len(parts[i][0]))
-        start = 0
-        while start < len(by_length):
-            stop = start + 1
-            alone = parts[by_length[start]][0].device.type == "cpu"
-            while (
-                not alone
-                and stop < len(by_length)
-                and (stop + 1 - start) * (1 + len(parts[by_length[stop]][0])) <= TOGETHER
-            ):
-                stop += 1
-            group = by_length[start:stop]
-            for item, z_ED in zip(group, self.encode([parts[i] for i in group]), strict=True):
-                found[item] = z_ED
-            start = stop
-        return found
+        together = 1 if parts and parts[0][0].device.type == "cpu" else TOGETHER
+        found: dict[int, Tensor] = {}
+        for group in grouped([1 + len(rows_E) for rows_E, _ in parts], together):
+            found |= dict(zip(group, self.encode([parts[i] for i in group]), strict=True))
+        return [found[i] for i in range(len(parts))]
 
     def encode(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Latents (E, D) of some items' tokens in one pass, padded to the longest, without that of `<cls>`."""
@@ -149,3 +137,15 @@ class Tokenised(Raw):
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
             z_NLD = encoder(rows_NL, values_NL, real_NL)
         return [z_LD[1:length].to(self._kind) for z_LD, length in zip(z_NLD, lengths, strict=True)]
+
+
+def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Items in groups of like length, each of at most `most` tokens when padded to its longest, or of one item."""
+    groups: list[list[int]] = []
+    for item in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        # Items come in growing length, so the newest is the longest of its group.
+        if groups and (len(groups[-1]) + 1) * lengths[item] <= most:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups

@@ -21,7 +21,7 @@ from core.kinds.extractor import Extractor, Latents
 from core.params import knob, params
 from core.train.streams import Streams
 from plugins.extractors._columns import blocks, checked, keys, marks, named, numbers, packed, unpacked
-from plugins.extractors._content import content_of
+from plugins.extractors._content import content_of, place
 from plugins.extractors._normalised import Normalised, Raw, kept_names, normalised, raw_state, restored
 
 
@@ -37,8 +37,8 @@ class Precomputed(Extractor):
     """
 
     file: str = knob(attrs.NOTHING, "the HDF5 file; its content counts for a run, not its place", identity=False)
-    fitted_on: int = knob(
-        4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0
+    fitted_on: int | None = knob(
+        4096, "training items that means and deviations are taken over, drawn at random; none: all", ge=64
     )
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
 
@@ -82,7 +82,7 @@ class Precomputed(Extractor):
 
     @property
     def _path(self) -> Path:
-        return Path(self.file).expanduser()
+        return place(self.file)
 
 
 @final

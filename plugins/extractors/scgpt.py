@@ -18,6 +18,7 @@ from core.train.streams import Streams
 from plugins.extractors import _scgpt_files as files
 from plugins.extractors._cache import Cache
 from plugins.extractors._columns import checked, named, packed, unpacked
+from plugins.extractors._content import place
 from plugins.extractors._normalised import Normalised, kept_names, normalised, raw_state, restored
 from plugins.extractors._scgpt_raw import Precision, Tokenised
 from plugins.extractors._scgpt_tokens import Ties
@@ -45,8 +46,8 @@ class Scgpt(Extractor):
     ties: Ties = knob("left", "which of the bins that hold equal values they share: the last, or the middle one")
     precision: Precision = knob("float32", "in which the encoder multiplies")
     half: bool = knob(False, "round raw latents to float16, in which the cache then keeps them")
-    fitted_on: int = knob(
-        4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0
+    fitted_on: int | None = knob(
+        4096, "training items that means and deviations are taken over, drawn at random; none: all", ge=64
     )
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
     cache: str = knob("", "folder that keeps raw latents by the content of items; empty: none", identity=False)
@@ -94,7 +95,7 @@ class Scgpt(Extractor):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.dir).expanduser()
+        return place(self.dir)
 
     def _raw(self, names: Sequence[str]) -> Tokenised:
         """The encoder, with those rows of its embedding that these sorted names ask for."""
@@ -113,7 +114,7 @@ class Scgpt(Extractor):
         # In terms of the checkpoint's rows, so that panels of other genes share what they have in common.
         keyed_G = np.array([vocabulary.get(name, -1) for name in names], dtype=np.int64)
         salt = digest([REVISION, fingerprint, self.ties, self.precision, self.half])
-        cache = Cache(Path(self.cache).expanduser() / fingerprint[:16], self.cache_limit) if self.cache else None
+        cache = Cache(place(self.cache) / fingerprint[:16], self.cache_limit) if self.cache else None
         return Tokenised(
             encoder,
             rows_G,

@@ -33,8 +33,8 @@ class ScgptRandom(Extractor):
     longest: int = knob(1200, "tokens of an item, `<cls>` among them, at most", ge=2)
     ties: Ties = knob("left", "which of the bins that hold equal values they share: the last, or the middle one")
     seed: int = knob(0, "of the weights, the same for all seeds of a run", ge=0)
-    fitted_on: int = knob(
-        4096, "training items that means and deviations are taken over, drawn at random; 0: all", ge=0
+    fitted_on: int | None = knob(
+        4096, "training items that means and deviations are taken over, drawn at random; none: all", ge=64
     )
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
 

@@ -30,7 +30,7 @@ class Shuffled(Extractor):
     """
 
     of: Extractor = slot("pca", "whose latents are dealt out")
-    bank: int = knob(4096, "training items that are kept, at most; a run's state holds their values", ge=2)
+    bank: int = knob(4096, "training items that are kept, at most; a run's state holds their values", ge=64)
 
     @property
     def dense(self) -> bool:
