@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from core.config import resolve_part
 from core.kinds import Backbone, Card, Parts
-from core.testing.draws import coins, randn, started
+from core.testing.draws import coins, randn
 
 BACKBONES = ("diff_perceiver", "perceiver", "diff_transformer")
 LATENT = 3
@@ -57,12 +57,17 @@ def moved(module: nn.Module, seed: int = 0, by: float = 0.3) -> nn.Module:
     return module
 
 
-def network(name: str, seed: int = 0, how: dict[str, object] | None = None, **given: object) -> nn.Module:
+def network(
+    name: str, seed: int = 0, how: dict[str, object] | None = None, by: float = 0.3, **given: object
+) -> nn.Module:
     """A network whose gates are open, in evaluation, with a table of neighbours; `how` is of the backbone."""
-    made = backbone(name, **(how or {})).build(card(), parts(**given))  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = backbone(name, **(how or {})).build(card(), parts(**given))  # type: ignore[arg-type]
     if made.genes.reading is not None:
-        made.set_neighbours(torch.randint(-1, 9, (9, 3), generator=torch.Generator().manual_seed(seed)))
-    return moved(started(made, seed), seed)
+        table = torch.randint(-1, 9, (9, 3), generator=torch.Generator().manual_seed(seed))
+        made.set_neighbours(table[:, : made.genes.reading.neighbours_VK.shape[1] - 1])
+    return moved(made.double().eval(), seed, by)
 
 
 def batch(
