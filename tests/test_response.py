@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.testing.draws import close, coins, gradients, law, randn, seeds, started
 from plugins.backbones._coexpression import CoExpression, coexpressed
 from plugins.backbones._contrast import Contrast
-from response import BACKBONES, LATENT, backbone, batch, card, moved, network, parts
+from response import BACKBONES, LATENT, backbone, batch, card, fresh, moved, network, parts
 
 
 def run(net: nn.Module, fields: dict[str, Tensor], times: dict[str, Tensor], **more: object) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ def test_differential_perceiver_block() -> None:
 @given(seed=seeds, tokens=st.integers(1, 7), hidden=st.booleans())
 def test_contrast_is_its_explicit_form(seed: int, tokens: int, hidden: bool) -> None:
     """Values and gradients of the fused form are those of formed maps; rows sum to 1 - lambda, hidden keys weigh 0."""
-    layer = moved(Contrast(8, 2, 0.3).double(), seed)
+    layer = moved(fresh(lambda: Contrast(8, 2, 0.3), seed), seed)
     x, other = (randn(seed + i, 2, tokens, 8).requires_grad_() for i in range(2))
     real = coins(seed, 2, tokens) if hidden else torch.ones(2, tokens, dtype=torch.bool)
     real[:, 0] = True
@@ -109,7 +109,7 @@ def test_contrast_is_its_explicit_form(seed: int, tokens: int, hidden: bool) -> 
 
 def test_contrast_without_a_share_is_attention() -> None:
     """With lambda = 0 the weights are those of ordinary attention, whatever the other state."""
-    layer = Contrast(8, 2, 0.3).double()
+    layer = fresh(lambda: Contrast(8, 2, 0.3))
     with torch.no_grad():
         for parameter in layer.share.parameters():
             parameter.zero_()
@@ -228,7 +228,7 @@ def test_perturbed_genes_share_their_embedding() -> None:
 @given(seed=seeds, asked=st.integers(1, 9))
 def test_coexpression_is_masked_attention(seed: int, asked: int) -> None:
     """Reading gathered neighbours equals attention over the whole vocabulary under their mask, gradients too."""
-    layer = moved(CoExpression(9, 8, 2, 4, 0.0).double(), seed)
+    layer = moved(fresh(lambda: CoExpression(9, 8, 2, 4, 0.0), seed), seed)
     generator = torch.Generator().manual_seed(seed)
     table = torch.randint(-1, 9, (9, 4), generator=generator)
     layer.set_neighbours(table)
@@ -251,11 +251,11 @@ def test_coexpression_is_masked_attention(seed: int, asked: int) -> None:
 def test_neighbours_are_saved_and_refused() -> None:
     """A table travels with the weights; one of other genes, too wide, or with codes that are none is refused."""
     net = network("perceiver")
-    fresh = backbone("perceiver").build(card(), parts()).double().eval()
-    assert fresh.genes.reading.neighbours_VK[:, 1:].eq(-1).all()
-    fresh.load_state_dict(net.state_dict())
+    other = fresh(lambda: backbone("perceiver").build(card(), parts()), seed=1)
+    assert other.genes.reading.neighbours_VK[:, 1:].eq(-1).all()
+    other.load_state_dict(net.state_dict())
     fields, times = batch()
-    close([*run(fresh, fields, times).values()], [*run(net, fields, times).values()], 0.0)
+    close([*run(other, fields, times).values()], [*run(net, fields, times).values()], 0.0)
     for wrong in (torch.zeros(8, 2), torch.zeros(9, 4), torch.zeros(9)):
         with pytest.raises(ValueError, match="9 genes, at most 3"):
             net.set_neighbours(wrong)
@@ -351,6 +351,12 @@ def test_other_streams(streams: tuple[str, ...]) -> None:
     wanted = attrs.evolve(parts(), outputs=dict.fromkeys(streams, 1))
     with pytest.raises(ValueError, match="predicts expression, latent or both"):
         backbone("perceiver").build(card(), wanted)
+
+
+def test_data_without_perturbations() -> None:
+    """Data that are no screen are refused by name."""
+    with pytest.raises(ValueError, match="the data tissue has none"):
+        backbone("perceiver").build(attrs.evolve(card(), name="tissue", sizes={"genes": 3}), parts())
 
 
 CHANGES = {

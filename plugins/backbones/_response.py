@@ -36,8 +36,8 @@ class Response(nn.Module):
         block: makes the block of the i-th layer.
 
     Raises:
-        ValueError: nothing, or something else than `expression` and `latent`, is to be predicted; or layers could never
-            open.
+        ValueError: nothing, or something else than `expression` and `latent`, is to be predicted; the data has no
+            perturbations; layers could never open.
     """
 
     def __init__(self, card: Card, parts: Parts, frame: Frame, block: Callable[[int], Block]) -> None:
@@ -48,6 +48,11 @@ class Response(nn.Module):
             raise ValueError(
                 f"this backbone predicts expression, latent or both for each gene of a cell, and was asked for "
                 f"{', '.join(parts.outputs) or 'nothing'}"
+            )
+        if "perturbations" not in card.sizes:
+            raise ValueError(
+                f"this backbone is told perturbations, and the data {card.name} has none; take data of a screen, or "
+                "another backbone"
             )
         if frame.zero and _closed(parts.residual):
             raise ValueError(
