@@ -304,6 +304,21 @@ def test_genes_are_embedded_once() -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+def test_kept_between_calls(name: str) -> None:
+    """Calls of a solver that keep what is given agree to the bit with calls that do not, and embed no gene again."""
+    net, asked, kept = network(name), [], {}
+    net.genes.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    fields, times = batch()
+    for call in range(3):
+        noisy = {m: randn(call, *fields[m].shape) for m in ("expression", "latent")}
+        later = {m: (t + 0.1 * call) / 2 for m, t in times.items()}
+        found = run(net, fields | noisy, later, kept=kept)
+        assert bool(asked) == (call == 0)
+        close([*found.values()], [*run(net, fields | noisy, later).values()], 0.0)
+        asked.clear()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_one_stream_alone(name: str) -> None:
     """A stream that is not asked for is not decoded, and the others are what they are; another stream is refused."""
     net, ran = network(name), []
