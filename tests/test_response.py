@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.testing.draws import close, coins, gradients, law, randn, seeds, started
 from plugins.backbones._coexpression import CoExpression, coexpressed
 from plugins.backbones._contrast import Contrast
-from response import BACKBONES, LATENT, backbone, batch, card, fresh, moved, network, parts
+from response import BACKBONES, backbone, batch, card, fresh, moved, network, parts
 
 
 def run(net: nn.Module, fields: dict[str, Tensor], times: dict[str, Tensor], **more: object) -> dict[str, Tensor]:
@@ -392,10 +392,3 @@ def test_every_choice_changes_the_network(what: str, value: object) -> None:
     fields["told"] = torch.ones(4, dtype=torch.bool)
     pairs = zip(run(one, fields, times).values(), run(other, fields, times).values(), strict=True)
     assert any((a - b).abs().max() > 1e-9 for a, b in pairs)
-
-
-def test_latent_of_any_size() -> None:
-    """Outputs are as wide as asked for: a latent's width is the extractor's affair."""
-    fields, times = batch()
-    found = run(network("perceiver"), fields, times)
-    assert {k: v.shape[-1] for k, v in found.items()} == {"expression": 1, "latent": LATENT}
