@@ -207,7 +207,13 @@ def call(side: str, genes: int = GENES, attention: str = "differential") -> tupl
         return plain, lambda: plain(fields, times)
     streams = ("expression", "latent") if side == "cascade" else ("expression",)
     ours, real_BN = network(genes, attention, streams), torch.ones(CELLS, genes, dtype=torch.bool)
-    return ours, lambda: torch.cat([*ours(fields, times, real_BN)[0].values()], -1)
+    kept: dict[str, Tensor] = {}
+
+    def forward() -> Tensor:
+        outputs, _ = ours(fields, times, real_BN, kept=None if ours.training else kept)
+        return torch.cat([*outputs.values()], -1)
+
+    return ours, forward
 
 
 def step(side: str, genes: int = GENES, attention: str = "differential") -> Callable[[], object]:

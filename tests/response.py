@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.config import resolve_part
 from core.kinds import Backbone, Card, Parts
-from core.testing.draws import coins, randn, started
+from core.testing.draws import coins, randn
 
 BACKBONES = ("diff_perceiver", "perceiver", "diff_transformer")
 LATENT = 3
+M = TypeVar("M", bound=nn.Module)
 
 
 def card(genes: int = 9, perturbations: int = 5, together: int = 3) -> Card:
@@ -49,7 +53,7 @@ def backbone(name: str, **given: object) -> Backbone:
     return resolve_part("backbone", name, small | given)
 
 
-def moved(module: nn.Module, seed: int = 0, by: float = 0.3) -> nn.Module:
+def moved(module: M, seed: int = 0, by: float = 0.3) -> M:
     """The module, every parameter moved from its first value, as what starts at 0 hides what lies behind it."""
     with torch.no_grad():
         for i, parameter in enumerate(module.parameters()):
@@ -57,12 +61,22 @@ def moved(module: nn.Module, seed: int = 0, by: float = 0.3) -> nn.Module:
     return module
 
 
-def network(name: str, seed: int = 0, how: dict[str, object] | None = None, **given: object) -> nn.Module:
+def fresh(build: Callable[[], M], seed: int = 0) -> M:
+    """A module with the first values of a seed, in float64, in evaluation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build().double().eval()
+
+
+def network(
+    name: str, seed: int = 0, how: dict[str, object] | None = None, by: float = 0.3, **given: object
+) -> nn.Module:
     """A network whose gates are open, in evaluation, with a table of neighbours; `how` is of the backbone."""
-    made = backbone(name, **(how or {})).build(card(), parts(**given))  # type: ignore[arg-type]
+    made = fresh(lambda: backbone(name, **(how or {})).build(card(), parts(**given)), seed)  # type: ignore[arg-type]
     if made.genes.reading is not None:
-        made.set_neighbours(torch.randint(-1, 9, (9, 3), generator=torch.Generator().manual_seed(seed)))
-    return moved(started(made, seed), seed)
+        table = torch.randint(-1, 9, (9, 3), generator=torch.Generator().manual_seed(seed))
+        made.set_neighbours(table[:, : made.genes.reading.neighbours_VK.shape[1] - 1])
+    return moved(made, seed, by)
 
 
 def batch(

@@ -447,7 +447,7 @@ def test_the_folder_counts_for_nothing(tmp_path: Path) -> None:
         "check", "time", "shared", "--examples", "1", cwd=tmp_path, env={"PYTEST_ADDOPTS": "-x --no-such-flag"}
     )
     assert (said.returncode, said.stderr) == (0, "")
-    assert said.stdout.endswith("time shared: 4 laws, all ok\n")
+    assert said.stdout.endswith("time shared: 5 laws, all ok\n")
     drawn = command("check", "sparsifier", "topk", "--examples", "1", "-k", "simplex", cwd=tmp_path)
     assert drawn.returncode == 0
     assert sorted(tmp_path.iterdir()) == kept

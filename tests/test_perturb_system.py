@@ -29,7 +29,7 @@ SMALL = [
 ]  # fmt: skip
 CONFIGURATIONS: list[list[str]] = [
     [],
-    ["--time=aligned", "--solver=rk4", "--backbone=diff_transformer", "--noise=poisson", "--latent_of=all"],
+    ["--time=aligned", "--solver=rk4", "--backbone=diff_transformer", "--noise=poisson", "--latent_of=covered"],
     ["--time=independent", "--backbone=perceiver", "--attention=softmax", "--ffn=moe4x2"],
 ]
 

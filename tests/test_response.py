@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from core.testing.draws import close, coins, gradients, law, randn, seeds, started
 from plugins.backbones._coexpression import CoExpression, coexpressed
 from plugins.backbones._contrast import Contrast
-from response import BACKBONES, LATENT, backbone, batch, card, moved, network, parts
+from response import BACKBONES, backbone, batch, card, fresh, moved, network, parts
 
 
 def run(net: nn.Module, fields: dict[str, Tensor], times: dict[str, Tensor], **more: object) -> dict[str, Tensor]:
@@ -87,7 +88,7 @@ def test_differential_perceiver_block() -> None:
 @given(seed=seeds, tokens=st.integers(1, 7), hidden=st.booleans())
 def test_contrast_is_its_explicit_form(seed: int, tokens: int, hidden: bool) -> None:
     """Values and gradients of the fused form are those of formed maps; rows sum to 1 - lambda, hidden keys weigh 0."""
-    layer = moved(started(Contrast(8, 2, 0.3), seed), seed, by=0.1)
+    layer = moved(fresh(lambda: Contrast(8, 2, 0.3), seed), seed)
     x, other = (randn(seed + i, 2, tokens, 8).requires_grad_() for i in range(2))
     real = coins(seed, 2, tokens) if hidden else torch.ones(2, tokens, dtype=torch.bool)
     real[:, 0] = True
@@ -108,7 +109,7 @@ def test_contrast_is_its_explicit_form(seed: int, tokens: int, hidden: bool) -> 
 
 def test_contrast_without_a_share_is_attention() -> None:
     """With lambda = 0 the weights are those of ordinary attention, whatever the other state."""
-    layer = started(Contrast(8, 2, 0.3), 0)
+    layer = fresh(lambda: Contrast(8, 2, 0.3))
     with torch.no_grad():
         for parameter in layer.share.parameters():
             parameter.zero_()
@@ -121,7 +122,7 @@ def test_contrast_without_a_share_is_attention() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_order_of_genes_and_cells(name: str) -> None:
     """In float32, permuting genes and cells permutes the outputs, and padded genes change none of the others."""
-    net = network(name).float()
+    net = network(name, by=0.1).float()
     fields, times = batch(sets=5)
     fields = {k: v.float() if v.is_floating_point() else v for k, v in fields.items()}
     times = {k: v.float() for k, v in times.items()}
@@ -149,12 +150,17 @@ def test_determinism(name: str) -> None:
     close([torch.cat([chunk[k] for chunk in chunks]) for k in whole], [*whole.values()], 1e-12)
 
 
+@functools.cache
+def of_sets(how: tuple[tuple[str, object], ...]) -> nn.Module:
+    return network("perceiver", how=dict(how))
+
+
 @pytest.mark.parametrize("how", [{}, {"frame.combine": "sum"}, {"frame.average_control": True}], ids=str)
 @law
 @given(members=st.sets(st.integers(1, 4), max_size=3), data=st.data())
 def test_perturbations_are_a_set(how: dict[str, object], members: set[int], data: st.DataObject) -> None:
     """Order, repetition and how much room is left change nothing; other sets give other outputs."""
-    net = network("perceiver", how=how)
+    net = of_sets(tuple(how.items()))
     fields, times = batch(sets=1)
     del fields["told"]
 
@@ -222,7 +228,7 @@ def test_perturbed_genes_share_their_embedding() -> None:
 @given(seed=seeds, asked=st.integers(1, 9))
 def test_coexpression_is_masked_attention(seed: int, asked: int) -> None:
     """Reading gathered neighbours equals attention over the whole vocabulary under their mask, gradients too."""
-    layer = moved(started(CoExpression(9, 8, 2, 4, 0.0), seed), seed)
+    layer = moved(fresh(lambda: CoExpression(9, 8, 2, 4, 0.0), seed), seed)
     generator = torch.Generator().manual_seed(seed)
     table = torch.randint(-1, 9, (9, 4), generator=generator)
     layer.set_neighbours(table)
@@ -245,11 +251,11 @@ def test_coexpression_is_masked_attention(seed: int, asked: int) -> None:
 def test_neighbours_are_saved_and_refused() -> None:
     """A table travels with the weights; one of other genes, too wide, or with codes that are none is refused."""
     net = network("perceiver")
-    fresh = backbone("perceiver").build(card(), parts()).double().eval()
-    assert fresh.genes.reading.neighbours_VK[:, 1:].eq(-1).all()
-    fresh.load_state_dict(net.state_dict())
+    other = fresh(lambda: backbone("perceiver").build(card(), parts()), seed=1)
+    assert other.genes.reading.neighbours_VK[:, 1:].eq(-1).all()
+    other.load_state_dict(net.state_dict())
     fields, times = batch()
-    close([*run(fresh, fields, times).values()], [*run(net, fields, times).values()], 0.0)
+    close([*run(other, fields, times).values()], [*run(net, fields, times).values()], 0.0)
     for wrong in (torch.zeros(8, 2), torch.zeros(9, 4), torch.zeros(9)):
         with pytest.raises(ValueError, match="9 genes, at most 3"):
             net.set_neighbours(wrong)
@@ -295,6 +301,21 @@ def test_genes_are_embedded_once() -> None:
         asked.clear()
         run(net, *batch(sets=7, same=same))
         assert max(asked[:1]) <= most
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_kept_between_calls(name: str) -> None:
+    """Calls of a solver that keep what is given agree to the bit with calls that do not, and embed no gene again."""
+    net, asked, kept = network(name), [], {}
+    net.genes.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    fields, times = batch()
+    for call in range(3):
+        noisy = {m: randn(call, *fields[m].shape) for m in ("expression", "latent")}
+        later = {m: (t + 0.1 * call) / 2 for m, t in times.items()}
+        found = run(net, fields | noisy, later, kept=kept)
+        assert bool(asked) == (call == 0)
+        close([*found.values()], [*run(net, fields | noisy, later).values()], 0.0)
+        asked.clear()
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -347,6 +368,12 @@ def test_other_streams(streams: tuple[str, ...]) -> None:
         backbone("perceiver").build(card(), wanted)
 
 
+def test_data_without_perturbations() -> None:
+    """Data that are no screen are refused by name."""
+    with pytest.raises(ValueError, match="the data tissue has none"):
+        backbone("perceiver").build(attrs.evolve(card(), name="tissue", sizes={"genes": 3}), parts())
+
+
 CHANGES = {
     "frame.heads": 4, "frame.neighbours": 2, "frame.combine": "sum", "frame.average_control": True,
     "frame.condition": "time", "frame.adapter": "add", "frame.time_scale": 1.0, "frame.latent_bottleneck": 5,
@@ -365,10 +392,3 @@ def test_every_choice_changes_the_network(what: str, value: object) -> None:
     fields["told"] = torch.ones(4, dtype=torch.bool)
     pairs = zip(run(one, fields, times).values(), run(other, fields, times).values(), strict=True)
     assert any((a - b).abs().max() > 1e-9 for a, b in pairs)
-
-
-def test_latent_of_any_size() -> None:
-    """Outputs are as wide as asked for: a latent's width is the extractor's affair."""
-    fields, times = batch()
-    found = run(network("perceiver"), fields, times)
-    assert {k: v.shape[-1] for k, v in found.items()} == {"expression": 1, "latent": LATENT}

@@ -36,8 +36,8 @@ class Response(nn.Module):
         block: makes the block of the i-th layer.
 
     Raises:
-        ValueError: nothing, or something else than `expression` and `latent`, is to be predicted; or layers could never
-            open.
+        ValueError: nothing, or something else than `expression` and `latent`, is to be predicted; the data has no
+            perturbations; layers could never open.
     """
 
     def __init__(self, card: Card, parts: Parts, frame: Frame, block: Callable[[int], Block]) -> None:
@@ -48,6 +48,11 @@ class Response(nn.Module):
             raise ValueError(
                 f"this backbone predicts expression, latent or both for each gene of a cell, and was asked for "
                 f"{', '.join(parts.outputs) or 'nothing'}"
+            )
+        if "perturbations" not in card.sizes:
+            raise ValueError(
+                f"this backbone is told perturbations, and the data {card.name} has none; take data of a screen, or "
+                "another backbone"
             )
         if frame.zero and _closed(parts.residual):
             raise ValueError(
@@ -107,6 +112,7 @@ class Response(nn.Module):
         times: dict[str, Tensor],
         real_BN: Tensor,
         streams: Collection[str] | None = None,
+        kept: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], Aux]:
         """Raw outputs by stream, and what the layers say beside them, named by the layer.
 
@@ -117,6 +123,9 @@ class Response(nn.Module):
             times: (B,) in [0, 1] of each stream; 1 is clean.
             real_BN: bool, False on padding, which may hold anything.
             streams: of which outputs are wanted; what the others alone would take is not computed. None: all.
+            kept: a dictionary of the caller's, empty in the first call of a solver: what is made of genes, control
+                cells and perturbations is put there, and taken from there in later calls, which differ from the first
+                in noisy values and times alone. None: nothing is kept.
 
         Raises:
             ValueError: a stream that the network does not predict.
@@ -125,21 +134,23 @@ class Response(nn.Module):
         if not {*wanted} <= {*self.streams}:
             raise ValueError(f"this network predicts {' and '.join(self.streams)}, asked for {', '.join(wanted)}")
         hidden_BN = hiding(real_BN)
-        seen = {m: blanked(fields[m], hidden_BN) for m in ("control", *self.streams)}
-        gene_BN = fields["gene"] if hidden_BN is None else fields["gene"].masked_fill(~hidden_BN, 0)
-        gene_BND = self._genes(gene_BN, hidden_BN is not None)
-        p_BD = self.perturbations(fields["perturbation"], fields.get("told"), self.genes)
+        given = kept if kept is not None else {}
+        if not given:
+            given |= self._given(fields, hidden_BN)
+        gene_BND, p_BD, control_BND = given["genes"], given["perturbation"], given["control"]
         told = [self.times[stream](times[stream]) for stream in self.streams]
         c_BD = sum([p_BD, *told]) if self.condition == "time_perturbation" else sum(told)
-        value = {m: self.values[m](seen[m]) + gene_BND for m in self.values}
-        x_BND = self.fused([value[m] for m in self.values])
+        seen = [control_BND]
+        if "expression" in self.streams:
+            seen.append(self.values["expression"](blanked(fields["expression"], hidden_BN)) + gene_BND)
+        x_BND = self.fused(seen)
         if "latent" in self.streams:
-            x_BND = x_BND + self.latents(seen["latent"])
+            x_BND = x_BND + self.latents(blanked(fields["latent"], hidden_BN))
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, layer in enumerate(self.layers):
-            given = (x_BND, value["control"], gene_BND, p_BD, c_BD, hidden_BN)
-            x_BND, aux = recomputed(layer, *given) if self.recompute else layer(*given)
+            inputs = (x_BND, control_BND, gene_BND, p_BD, c_BD, hidden_BN)
+            x_BND, aux = recomputed(layer, *inputs) if self.recompute else layer(*inputs)
             losses |= {f"{name}/{i}": loss for name, loss in aux.losses.items()}
             stats |= {f"layer {i}/{name}": stat for name, stat in aux.stats.items()}
         outputs = {}
@@ -149,6 +160,16 @@ class Response(nn.Module):
                 losses |= {f"{name}/{stream} decoder": loss for name, loss in aux.losses.items()}
                 stats |= {f"{stream} decoder/{name}": stat for name, stat in aux.stats.items()}
         return outputs, Aux(losses, stats)
+
+    def _given(self, fields: dict[str, Tensor], hidden_BN: Tensor | None) -> dict[str, Tensor]:
+        """What depends on neither noisy values nor times."""
+        gene_BN = fields["gene"] if hidden_BN is None else fields["gene"].masked_fill(~hidden_BN, 0)
+        gene_BND = self._genes(gene_BN, hidden_BN is not None)
+        return {
+            "genes": gene_BND,
+            "perturbation": self.perturbations(fields["perturbation"], fields.get("told"), self.genes),
+            "control": self.values["control"](blanked(fields["control"], hidden_BN)) + gene_BND,
+        }
 
     def _genes(self, gene_BN: Tensor, padded: bool) -> Tensor:
         """Embeddings of genes, (1, N, D) where all cells have the same, else (B, N, D); none is computed twice."""
