@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from core.nn.correlated import most_correlated
 from core.testing.draws import close, coins, gradients, law, randn, seeds, started
-from plugins.backbones._coexpression import CoExpression, coexpressed
+from plugins.backbones._coexpression import CoExpression
 from plugins.backbones._contrast import Contrast
 from response import BACKBONES, backbone, batch, card, fresh, moved, network, parts
 
@@ -267,14 +268,14 @@ def test_neighbours_are_saved_and_refused() -> None:
 
 @law
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 8), negative=st.booleans(), blocks=st.booleans())
-def test_coexpressed(seed: int, k: int, negative: bool, blocks: bool) -> None:
+def test_most_correlated(seed: int, k: int, negative: bool, blocks: bool) -> None:
     """Neighbours are the genes of greatest correlation; a constant gene has none, and no gene is its own."""
     rng = np.random.default_rng(seed)
     cells = rng.normal(size=(20, 7)).astype(np.float32)
     cells[:, 1] = cells[:, 0] * 0.7 + 0.1 * cells[:, 1]
     cells[:, 2] = -cells[:, 3] + 0.1 * cells[:, 2]
     cells[:, 4] = 1.7
-    table = coexpressed([cells[:9], cells[9:]] if blocks else cells, k, negative=negative)
+    table = most_correlated([cells[:9], cells[9:]] if blocks else cells, k, negative=negative)
     with np.errstate(divide="ignore", invalid="ignore"):
         r = np.nan_to_num(np.corrcoef(cells.astype(np.float64), rowvar=False))
     r = np.abs(r) if negative else r
@@ -284,13 +285,13 @@ def test_coexpressed(seed: int, k: int, negative: bool, blocks: bool) -> None:
 
 
 def test_coexpressed_refuses() -> None:
-    """No neighbour, fewer than two cells and values that are not finite are each named."""
+    """No neighbour, fewer than two rows and values that are not finite are each named."""
     with pytest.raises(ValueError, match="at least one, got 0"):
-        coexpressed(np.ones((3, 2)), 0)
-    with pytest.raises(ValueError, match="two training cells or more, got 1"):
-        coexpressed(np.ones((1, 2)), 1)
-    with pytest.raises(ValueError, match="not finite"):
-        coexpressed(np.array([[1.0, np.nan], [0.0, 1.0]]), 1)
+        most_correlated(np.ones((3, 2)), 0)
+    with pytest.raises(ValueError, match="two rows or more, got 1"):
+        most_correlated(np.ones((1, 2)), 1)
+    with pytest.raises(ValueError, match="not all finite"):
+        most_correlated(np.array([[1.0, np.nan], [0.0, 1.0]]), 1)
 
 
 def test_genes_are_embedded_once() -> None:

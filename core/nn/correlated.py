@@ -22,7 +22,7 @@ def most_correlated(rows_MV: np.ndarray | Iterable[np.ndarray], k: int, *, negat
         negative: rank by |r|; else only columns with r > 0 are neighbours.
 
     Raises:
-        ValueError: k is no positive number; fewer than two cells; a value that is not finite.
+        ValueError: k is no positive number; fewer than two rows; a value that is not finite.
     """
     if k < 1:
         raise ValueError(f"neighbours of a column are at least one, got {k}")

@@ -5,8 +5,6 @@ M cells, V genes of the vocabulary, U genes asked for, k neighbours, D width, H 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,52 +12,6 @@ from torch import Tensor, nn
 
 from core.train.streams import Dropout
 from plugins.backbones._affine import Affine
-
-BLOCK = 512
-"""genes whose correlations with all others are held at a time"""
-
-
-def coexpressed(cells_MV: np.ndarray | Iterable[np.ndarray], k: int, *, negative: bool = True) -> np.ndarray:
-    """The k genes whose expression is most correlated with each gene's, (V, k) int64, strongest first, -1 for none.
-
-    Pearson's r over cells. A gene without variance has no neighbours and is nobody's; of equal correlations the lower
-    code comes first. O(M V) memory, of which correlations take no more than `BLOCK` genes at a time.
-
-    Args:
-        cells_MV: log1p expression of training cells, logarithm taken once; or blocks of cells (m, V).
-        k: neighbours; where fewer are left, a row is filled up with -1.
-        negative: rank by |r|; else only genes with r > 0 are neighbours.
-
-    Raises:
-        ValueError: k is no positive number; fewer than two cells; a value that is not finite.
-    """
-    if k < 1:
-        raise ValueError(f"neighbours of a gene are at least one, got {k}")
-    blocks = [cells_MV] if isinstance(cells_MV, np.ndarray) else list(cells_MV)
-    x_MV = np.concatenate([np.asarray(block, np.float32) for block in blocks]) if blocks else np.empty((0, 0))
-    if len(x_MV) < 2:
-        raise ValueError(f"correlations take two training cells or more, got {len(x_MV)}")
-    if not np.isfinite(x_MV).all():
-        raise ValueError("expression of training cells has values that are not finite; give log1p of counts")
-    # What rounding leaves of a constant gene is no variance, so constancy is asked of the values themselves.
-    flat_V = (x_MV == x_MV[:1]).all(0)
-    x_MV = x_MV - x_MV.mean(0, dtype=np.float64).astype(np.float32)
-    norm_V = np.sqrt(np.square(x_MV, dtype=np.float64).sum(0))
-    x_MV /= np.where(flat_V, 1.0, norm_V).astype(np.float32)
-    genes = x_MV.shape[1]
-    table_Vk = np.full((genes, k), -1, np.int64)
-    for start in range(0, genes, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, genes))
-        strength_UV = (x_MV[:, rows].T @ x_MV).astype(np.float64)
-        if negative:
-            strength_UV = np.abs(strength_UV)
-        strength_UV[:, flat_V] = 0.0
-        strength_UV[flat_V[rows]] = 0.0
-        strength_UV[np.arange(len(rows)), rows] = 0.0
-        best_Uk = np.argsort(-strength_UV, axis=1, kind="stable")[:, :k]
-        found_Uk = np.take_along_axis(strength_UV, best_Uk, 1) > 0
-        table_Vk[rows, : best_Uk.shape[1]] = np.where(found_Uk, best_Uk, -1)
-    return table_Vk
 
 
 class CoExpression(nn.Module):

@@ -86,7 +86,7 @@ class Response(nn.Module):
             self.decoders["latent"] = LatentDecoder(parts, frame)
 
     def set_neighbours(self, table_Vk: np.ndarray | Tensor) -> None:
-        """Say which genes each gene's embedding reads besides its own, as `coexpressed` finds them.
+        """Say which genes each gene's embedding reads besides its own, as `core.nn.correlated` finds them.
 
         Raises:
             ValueError: a table of other genes, or the backbone has room for no neighbour.

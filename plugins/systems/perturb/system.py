@@ -79,7 +79,7 @@ class Perturb(System):
     latent_loss: tuple[ValueLoss, ...] = slot(("mse",), "how wrong the velocity of latents is")
     latent_weight: float = knob(1.0, "weight of the latent loss", ge=0.0)
     latent_of: Literal["covered", "all"] = knob(
-        "all", "genes whose latents are learned: all, those that the extractor says nothing of as 0; or the others alone",
+        "all", "genes whose latents are learned: all, as 0 where the extractor is silent, or the others alone",
     )  # fmt: skip
     sample_loss: SampleLoss | None = slot("mmd", "how far predicted cells of a set are from its true ones, as samples")
     sample_weight: float = knob(0.5, "weight of that loss", ge=0.0)
