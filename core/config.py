@@ -268,11 +268,17 @@ class _Attempt:
         return tuple(made)
 
     def fit(self, kind: str, row: Row, cls: type, field: Field) -> None:
-        """Refuse a piece of another family than a slot asks for, where it asks for one.
+        """Refuse a piece of another family than a slot asks for, where it asks for one, or of another system.
 
         Raises:
             UserError: with the names of those that fit.
         """
+        system = self.settings.get("system")
+        if system is not None and row.system not in (None, system.value):
+            raise UserError(
+                f"the {kind} {row.name!r} is made for the system {row.system!r}, not for {system.value!r}: "
+                f"give --system {row.system}, or other {kind}"
+            )
         family = typing.cast(type, field.piece)
         if "KIND" in vars(family) or issubclass(cls, family):
             return
@@ -294,7 +300,10 @@ class _Attempt:
             raise UserError(f"{link.origin}: a name is missing. Known: {known}")
         if field.optional and link.value == "none" and all(row.name != "none" for row in self.registry.rows(kind)):
             return None
-        return self.registry.find(kind, link.value, "" if link.rank == DEFAULT else link.origin)
+        system = self.settings.get("system")
+        return self.registry.find(
+            kind, link.value, "" if link.rank == DEFAULT else link.origin, system=str(system.value) if system else None
+        )
 
     def leftovers(self) -> list[str]:
         """Keys that nobody read: no knob and no slot of the tree is called so."""

@@ -44,16 +44,27 @@ def digest(value: Any) -> str:
 
 
 def run_identity(resolved: Resolved, fingerprint: str, device: str) -> dict[str, Any]:
-    """What makes a run this run: resolved values, who implements each piece, the data, the device class."""
+    """What makes a run this run: values, who implements each piece, the files it reads, the data, the device class.
+
+    Raises:
+        UserError: a piece reads a file that is missing.
+    """
     config = {p: s.value for p, s in resolved.settings.items() if s.identity and s.row is None}
     parts = {
         p: f"{s.row.qualified}@{s.row.revision}"
         for p, s in resolved.settings.items()
         if s.identity and s.row is not None
     }
+    read = {
+        p: piece.fingerprint()
+        for p, piece in resolved.pieces.items()
+        if piece is not None and resolved.settings[p].identity
+    }
+    files = {p: content for p, content in read.items() if content}
     return {
         "config": config,
         "parts": parts,
+        **({"files": files} if files else {}),
         "data": fingerprint,
         "device": device,
         "streams": "sha256(purpose, seed, index)",

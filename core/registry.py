@@ -25,7 +25,7 @@ from core.rows import BUILTIN, KINDS, Broken, Found, Origin, Row, Verb, read_row
 
 API = 1
 GROUP = "core.manifest"
-EXTENSIBLE = ("data",)
+EXTENSIBLE = ("data", "evaluate")
 """verbs of the command that take subcommands from manifests"""
 
 
@@ -122,7 +122,9 @@ class Registry:
         """(kind, name, claims, winner) wherever several distributions claim one name."""
         return [(k, n, rows, self._choose(k, n)) for (k, n), rows in self._rows.items() if len(rows) > 1]
 
-    def find(self, kind: str, name: str, where: str = "", replaced: tuple[str, ...] = ()) -> Found:
+    def find(
+        self, kind: str, name: str, where: str = "", replaced: tuple[str, ...] = (), system: str | None = None
+    ) -> Found:
         """The row that a spoken name stands for, and the values that the name carries.
 
         Args:
@@ -130,6 +132,7 @@ class Registry:
             name: plain, pattern, call, qualified, or a path with a known ending.
             where: who said the name (`CLI --ffn`, `epi.toml:3`), for the error.
             replaced: deprecated names that led here.
+            system: the name of the system, if one is chosen: a file is opened by its own reader, if it has one.
 
         Raises:
             UserError: no such name (near matches are listed), an unsettled clash, or deprecated names that lead in a
@@ -137,7 +140,7 @@ class Registry:
         """
         at = f"{where}: " if where else ""
         self.rows(kind)
-        by_file = self._by_file(kind, name, at)
+        by_file = self._by_file(kind, name, at, system)
         if by_file is not None:
             return by_file
         try:
@@ -176,9 +179,12 @@ class Registry:
                 wrong.append(str(error))
         return wrong
 
-    def _by_file(self, kind: str, name: str, at: str) -> Found | None:
+    def _by_file(self, kind: str, name: str, at: str, system: str | None) -> Found | None:
         text = name.strip()
-        for row in self.rows(kind):
+        # Stable, so that among equals the first row wins: the system's own reader, one of no system, any other.
+        for row in sorted(
+            self.rows(kind), key=lambda row: 0 if row.system == system else 1 if row.system is None else 2
+        ):
             if any(text.lower().endswith(ending) for ending in row.files):
                 return Found(row, {"path": str(Path(_expanded(text, at)).expanduser().absolute())})
         if (kind, text) not in self._rows and not text.endswith(")"):

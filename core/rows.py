@@ -91,7 +91,7 @@ class Row:
     """parameter -> the values that it may have under this name"""
     default: bool = False
     system: str | None = None
-    """the system of a recipe"""
+    """the system of a recipe; of data, the only one that it is made for"""
 
     @property
     def qualified(self) -> str:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from core.errors import UserError
 from core.params import fields
 from core.registry import KINDS, installed
-from core.testing.configurations import configurations, drawable, samples
+from core.testing.configurations import configurations, drawable, needed, samples
 from core.testing.laws import LAWS, MORE, ONE_BY_ONE
 from tests.fakes import command, package, python
 
@@ -404,6 +404,7 @@ def test_a_kind_is_checked_whole(core: Callable, bring: Callable, site: Path) ->
         (["gate", "none", "-k", "swims"], "no law of gate has 'swims' in its name or sentence"),
         (["gate", "none", "-k"], "-k needs a value"),
         (["ffn", "moe2x9"], "top_k must be between 1 and experts=2, got 9"),
+        (["extractor", "scgpt"], "dir: a value is needed, which cannot be drawn; say extractor 'scgpt(dir=...)'"),
         (["data", "tissue"], "the laws of data need more than a name: subclass core.testing.data.DataLaws"),
     ],
     ids=" ".join,
@@ -446,7 +447,7 @@ def test_the_folder_counts_for_nothing(tmp_path: Path) -> None:
         "check", "time", "shared", "--examples", "1", cwd=tmp_path, env={"PYTEST_ADDOPTS": "-x --no-such-flag"}
     )
     assert (said.returncode, said.stderr) == (0, "")
-    assert said.stdout.endswith("time shared: 4 laws, all ok\n")
+    assert said.stdout.endswith("time shared: 5 laws, all ok\n")
     drawn = command("check", "sparsifier", "topk", "--examples", "1", "-k", "simplex", cwd=tmp_path)
     assert drawn.returncode == 0
     assert sorted(tmp_path.iterdir()) == kept
@@ -472,6 +473,14 @@ def test_every_kind_has_laws_or_says_what_they_need() -> None:
     assert all(laws.__name__.endswith("Laws") for laws in ONE_BY_ONE)
 
 
+def test_a_piece_that_needs_a_file_is_left_out(core: Callable) -> None:
+    """A kind is sound without the pieces that need a file; the last lines say how these are checked."""
+    said = core("check", "extractor", "--examples", "1", "-k", "test_shape")
+    assert said.code == 0, said.out
+    assert "not checked: extractor scgpt; it needs a value: core check extractor 'scgpt(dir=...)'\n" in said.out
+    assert said.out.endswith("pieces, all sound\n")
+
+
 @pytest.mark.slow
 def test_every_built_in_passes(core: Callable) -> None:
     """`core check --all` finds nothing to complain of."""
@@ -479,7 +488,8 @@ def test_every_built_in_passes(core: Callable) -> None:
     assert (said.code, broken(said.out)) == (0, set()), said.out
 
 
-PIECES = [(kind, row.name) for kind in sorted(LAWS) for row in installed().rows(kind)]
+EVERY = [(kind, row.name) for kind in sorted(LAWS) for row in installed().rows(kind)]
+PIECES = [piece for piece in EVERY if not needed(*piece)]
 
 
 @pytest.mark.parametrize(("kind", "name"), PIECES, ids=" ".join)

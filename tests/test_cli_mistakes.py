@@ -137,7 +137,7 @@ MISTAKES = {
     "run --system spacial --width 3": "no system is called 'spacial'. Did you mean 'spatial'?",
     "run --recipe": "CLI --recipe: a name is missing. Known: rectified_flow",
     "run --recipe rectified": "CLI --recipe: no recipe is called 'rectified'. Did you mean 'rectified_flow'?",
-    "run --recipe rectified_flow --system perturb": "no system is called 'perturb'",
+    "run --recipe rectified_flow --system perturbed": "no system is called 'perturbed'. Did you mean 'perturb'?",
     "run --recipe 'rectified_flow(pth=cosine)'": "pth: unknown parameter. Did you mean 'path'?",
     # parameters
     "run --widht 3": "widht: unknown parameter. Did you mean 'width'?",

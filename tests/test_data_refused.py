@@ -428,17 +428,17 @@ class TestCommand:
         """A manifest brings further subcommands, which `core data` lists without importing them."""
         (site / "acme").mkdir()
         (site / "acme" / "__init__.py").write_text("")
-        (site / "acme" / "verbs.py").write_text("def fetch(words):\n    print('fetched', *words)\n")
+        (site / "acme" / "verbs.py").write_text("def obtain(words):\n    print('obtained', *words)\n")
         (site / "acme" / "registry.toml").write_text(
-            'api = 1\n[verbs.data.fetch]\ntarget = "acme.verbs:fetch"\nsummary = "public data sets by name"\n'
-            '[verbs.data.stage1]\ntarget = "acme.verbs:fetch"\nsummary = "ours"\n'
+            'api = 1\n[verbs.data.obtain]\ntarget = "acme.verbs:obtain"\nsummary = "public data sets by name"\n'
+            '[verbs.data.stage1]\ntarget = "acme.verbs:obtain"\nsummary = "ours"\n'
         )
         info = site / "acme-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("[core.manifest]\nacme = acme:registry.toml\n")
         assert "public data sets by name  [acme 1.0]" in core("data").out
-        assert core("data", "fetch", "norman").out == "fetched norman\n"
+        assert core("data", "obtain", "norman").out == "obtained norman\n"
         assert "[verbs.data.stage1] is brought by cellcore" in core("list").err
 
     def test_other_folders_as_data(self, core: Callable, tmp_path: Path, file: Path) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -174,6 +175,33 @@ def test_who_implements_a_piece_is_part_of_a_run() -> None:
     assert identity(found=revised) != identity()
     assert identity(found=registry(origin=Origin("acme", "0"))) != identity()
     assert identity(found=registry(origin=Origin("cellcore", "9"))) == identity()
+
+
+class Reading:
+    """A piece that reads a file."""
+
+    def __init__(self, content: str) -> None:
+        self.content = content
+
+    def fingerprint(self) -> str:
+        return self.content
+
+
+def test_files_that_a_piece_reads_are_part_of_a_run() -> None:
+    """Their content and not their place; a piece that reads none, or that cannot change a number, adds nothing."""
+    resolved = resolve(Root, [], FAKES)
+    plain = run_identity(resolved, "data", "cpu")
+    found = [
+        run_identity(attrs.evolve(resolved, pieces={**resolved.pieces, "ffn": Reading(content)}), "data", "cpu")
+        for content in ("", "a", "b", "a")
+    ]
+    assert found[0] == plain
+    assert found[1]["files"] == {"ffn": "a"}
+    assert found[1] == found[3]
+    assert len({digest(each) for each in found}) == 3
+    aside = attrs.evolve(resolved.settings["ffn"], identity=False)
+    silent = attrs.evolve(resolved, settings={**resolved.settings, "ffn": aside})
+    assert "files" not in run_identity(attrs.evolve(silent, pieces={"ffn": Reading("a")}), "data", "cpu")
 
 
 def test_data_device_and_numerics_are_part_of_a_run() -> None:

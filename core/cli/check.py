@@ -149,10 +149,15 @@ def _many(asked: Asked, registry: Registry) -> int:
 
     wide = max((len(f"{kind} {name}") for kind, name in asked.pieces), default=0)
     bad, checked = len(registry.broken), 0
+    left: list[str] = []
     for manifest in registry.broken:
         print(f"BROKEN   {manifest.origin}: {manifest.reason}")
     for kind, name in asked.pieces:
         if kind in MORE:
+            continue
+        lacking = _lacking(kind, name)
+        if lacking:
+            left.append(f"{kind} {name}; it needs a value: core check {kind} '{name}({lacking})'")
             continue
         checked += 1
         verdicts: list[Verdict] = []
@@ -170,10 +175,21 @@ def _many(asked: Asked, registry: Registry) -> int:
         print(f"{word:7}  {f'{kind} {name}':{wide}}  {_count(verdicts)}", flush=True)
         for fault in faults:
             print(f"         {fault.law}: {fault.sentence}\n         {_again(asked, kind, name, fault.law)}")
-    for kind in dict.fromkeys(kind for kind, _ in asked.pieces if kind in MORE):
-        print(f"not checked: {kind}; {MORE[kind]}")
+    left += [f"{kind}; {MORE[kind]}" for kind in dict.fromkeys(kind for kind, _ in asked.pieces if kind in MORE)]
+    for line in left:
+        print(f"not checked: {line}")
     print(f"{checked} piece{'' if checked == 1 else 's'}, {f'{bad} not sound' if bad else 'all sound'}")
     return 1 if bad else 0
+
+
+def _lacking(kind: str, name: str) -> str:
+    """What a name leaves open that nobody can guess, as it is spelt; of a piece that does not load, nothing."""
+    from core.testing.configurations import needed
+
+    try:
+        return ", ".join(f"{parameter}=..." for parameter in needed(kind, name))
+    except UserError:
+        return ""
 
 
 def _again(asked: Asked, kind: str, name: str, law: str) -> str:

@@ -1,4 +1,4 @@
-"""`core evaluate`: score a finished run again."""
+"""`core evaluate`: score a finished run again, or predictions in a file by the truth in another."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 from core.cli.choose import resolve_trained
 from core.cli.place import apart, one_of
 from core.errors import UserError
+from core.layers import is_flag
+from core.registry import installed
 
 HELP = """usage: core evaluate RUN [--split test|valid|train] [--metrics NAME,...] [-o FILE.json]
+       core evaluate PREDICTED REAL [...]
 
 Score the model of RUN (the directory of a finished run) again, beside the baselines of its field: the numbers of the
 run's own evaluation to the last digit, or those of other metrics or another split. Nothing is written into RUN.
@@ -20,17 +23,38 @@ run's own evaluation to the last digit, or those of other metrics or another spl
   -o, --out FILE    write scores, units and notes as JSON too
 
 Flags that say how a model is sampled may follow, such as `--sampling 200` or `--solver heun`; what it was trained with
-cannot be said anew."""
+cannot be said anew.
+
+Two files need no run and no model; what compares them comes from manifests:
+
+{verbs}
+
+`core evaluate {first} --help` tells more."""
 
 SWITCHES = {"-h": "help", "--help": "help"}
 OPTIONS = {"-o": "out", "--out": "out", "--split": "split"}
 SPLITS = ("test", "valid", "train")
 
 
+def _names_files(words: list[str]) -> bool:
+    """Whether the words name files and no run, which is a directory; values of flags do not count."""
+    wants = [is_flag(before) and "=" not in before and before not in SWITCHES for before in ["", *words]]
+    places = [Path(word) for word, value in zip(words, wants, strict=False) if not value and not is_flag(word)]
+    if any(place.is_dir() for place in places):
+        return False
+    return any(place.is_file() for place in places) or (len(places) == 2 and any(place.suffix for place in places))
+
+
 def main(words: list[str]) -> int:
+    files = installed().verbs.get("evaluate", {})
+    if words and words[0] in files and not Path(words[0]).exists():
+        return int(files[words[0]].load()(words[1:]) or 0)
+    if files and _names_files(words):
+        return int(next(iter(files.values())).load()(words) or 0)
     places, said = apart(words, SWITCHES, OPTIONS)
     if "help" in said.switches:
-        print(HELP)
+        verbs = "\n".join(f"  {name}  {verb.summary}" for name, verb in files.items())
+        print(HELP.format(verbs=verbs or "  none installed", first=next(iter(files), "NAME")))
         return 0
     if len(places) != 1:
         raise UserError(f"`core evaluate` takes one run directory, not {len(places)}; usage: core evaluate RUN")

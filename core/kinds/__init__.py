@@ -3,10 +3,11 @@
 from core.kinds.anchor import Anchor
 from core.kinds.attention import Attention, AttentionLayer, NoWeights
 from core.kinds.backbone import Backbone, Parts
+from core.kinds.comparison import Comparison, Truth, Undefined
 from core.kinds.data import Batch, Card, Data, Items, Source, Split
 from core.kinds.encoder import Encoder, Tokens
 from core.kinds.executor import Executor
-from core.kinds.extractor import Extractor
+from core.kinds.extractor import Extractor, Fitted, Latents
 from core.kinds.ffn import FFN, Aux
 from core.kinds.gate import Gate, GateLayer
 from core.kinds.head import Head
@@ -24,7 +25,7 @@ from core.kinds.loss import (
     WeightLoss,
 )
 from core.kinds.mask import Layout, Mask
-from core.kinds.metric import Metric, Tally
+from core.kinds.metric import Graded, GroupMetric, Metric, Tally
 from core.kinds.path import FlowPath, PathPoint, Target
 from core.kinds.plugin import Plugin
 from core.kinds.pooling import Pooling
@@ -47,6 +48,7 @@ __all__ = [
     "Backbone",
     "Batch",
     "Card",
+    "Comparison",
     "Data",
     "Drawn",
     "Encoder",
@@ -56,13 +58,17 @@ __all__ = [
     "FeatureLoss",
     "Field",
     "Finished",
+    "Fitted",
     "FlowPath",
     "Gate",
     "GateLayer",
+    "Graded",
+    "GroupMetric",
     "Head",
     "Items",
     "Job",
     "Kernel",
+    "Latents",
     "Layout",
     "Loss",
     "LossFacts",
@@ -100,6 +106,8 @@ __all__ = [
     "Track",
     "Tracker",
     "Tree",
+    "Truth",
+    "Undefined",
     "ValueLoss",
     "ViewLoss",
     "WeightLoss",

@@ -30,14 +30,25 @@ class Parts:
     """layers"""
     dropout: float
     """share of each layer's output that is dropped in training"""
-    encoder: Encoder
     attention: Attention
     ffn: FFN
     residual: Residual
     outputs: Mapping[str, int]
     """by modality that is to be predicted, how many numbers an item; the others are always given, and have no time"""
+    encoder: Encoder | None = None
+    """items become tokens; None: the backbone embeds the fields itself"""
     recompute: bool = False
     """keep only what enters a layer, and compute the rest again in the backward pass"""
+
+    def tokens(self, card: Card) -> nn.Module:
+        """The encoder's module.
+
+        Raises:
+            ValueError: there is no encoder, and the backbone has none of its own.
+        """
+        if self.encoder is None:
+            raise ValueError("this backbone takes tokens from an encoder, and the system chooses none; take another")
+        return self.encoder.build(card, self.width)
 
 
 class Backbone(Plugin):

@@ -1,21 +1,42 @@
-"""Metric: how good a prediction is, one unit at a time."""
+"""Metric: how good a prediction is, one unit at a time; or all its groups together."""
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
 
 import attrs
+import numpy as np
 
+from core.kinds.comparison import Comparison, Undefined
 from core.kinds.plugin import Plugin
 
-if TYPE_CHECKING:
-    import numpy as np
+Doubling = Literal["none", "reliability", "squared", "absolute"]
 
 
-class Metric(Plugin):
+class Measure(Plugin):
+    """What every metric says of itself. One inherits from `Metric` or `GroupMetric`, by what it looks at."""
+
+    KIND: ClassVar[str] = "metric"
+    of: ClassVar[str]
+    """the output field it reads: `expression`, `position`; or `joint`, items that were made and have no true partner"""
+    higher: ClassVar[bool]
+    """whether more is better"""
+    best: ClassVar[float | None]
+    """the value of a perfect prediction; None where a number describes and judges nothing"""
+    label: ClassVar[str]
+    """what tables and figures call it, with its unit"""
+
+    def column(self) -> str:
+        """A short column name: the class in snake case, with the parameters that differ from their defaults."""
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        said = _said(self)
+        return f"{name}({said})" if said else name
+
+
+class Metric(Measure):
     """A score of one unit (a section, a chromosome, a perturbation). Units are the atoms: they are never split.
 
     Some metrics need more than a prediction and its truth (`needs`): cell types, places, several draws. `score` takes
@@ -26,9 +47,7 @@ class Metric(Plugin):
     tallies is associative, commutative and equal to one pass.
     """
 
-    KIND: ClassVar[str] = "metric"
-    of: ClassVar[str]
-    """the output field it reads: `expression`, `position`; or `joint`, items that were made and have no true partner"""
+    best: ClassVar[float]
     needs: ClassVar[tuple[str, ...]] = ()
     """what `score` takes behind prediction and truth, by name:
 
@@ -38,12 +57,6 @@ class Metric(Plugin):
     - `made_place` (M, P), `known` (n, F), `known_place` (n, P): of a `joint` metric, whose prediction is the expression
       (M, F) of cells that were made: where they are, and expression and place of training cells.
     """
-    higher: ClassVar[bool]
-    """whether more is better"""
-    best: ClassVar[float]
-    """the value of a perfect prediction"""
-    label: ClassVar[str]
-    """what tables and figures call it, with its unit"""
 
     @abstractmethod
     def score(self, predicted: np.ndarray, true: np.ndarray) -> float:
@@ -53,16 +66,75 @@ class Metric(Plugin):
         """
 
 
-def key(metric: Metric) -> str:
-    """A short column name: the class in snake case, with the parameters that differ from their defaults."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(metric).__name__).lower()
+@attrs.frozen
+class Graded:
+    """What a metric says of a comparison."""
+
+    value: float
+    groups: Mapping[str, float] = attrs.field(factory=dict)
+    """the score by group, for paired statistics; empty where a metric has one value over all groups"""
+    judged: int = 0
+    """how many groups the value rests on"""
+    over: Callable[[np.ndarray], float] | None = None
+    """the value over some of these groups, given by number, with repeats: for intervals over groups"""
+
+    @classmethod
+    def mean(cls, groups: Mapping[str, float], reason: str = "") -> Graded:
+        """The mean over groups, each counted once.
+
+        Raises:
+            Undefined: there is no group; `reason` says why.
+        """
+        if not groups:
+            raise Undefined(reason or "no group can be judged")
+        scores = np.array([*groups.values()])
+        return cls(float(scores.mean()), groups, len(scores), lambda chosen: float(scores[chosen].mean()))
+
+
+class GroupMetric(Measure):
+    """A score of predicted groups of items beside the true ones. Groups are samples: no item has a partner.
+
+    Laws (`core.testing.group_metric.GroupMetricLaws`): the truth as its own prediction reaches `best`, and nothing
+    passes it; scores are finite for any finite input, also for constant predictions, groups of one item and features
+    that never vary; the order of items, groups and features changes nothing, nor do other names of the groups;
+    neither prediction nor truth is written to.
+    """
+
+    unbiased: ClassVar[bool] = False
+    """whether `best` is the expectation over samples of the same law, so that single values pass it"""
+    doubling: ClassVar[Doubling] = "none"
+    """what twice the items do to the score of one sample of the truth as the prediction of another:
+
+    - `reliability`: r becomes 2 r / (1 + r) (Spearman 1910, Brown 1910, Br. J. Psychol. 3:271, 3:296);
+    - `squared`: it is noise alone and falls to a half; `absolute`: to the root of a half;
+    - `none`: nothing that a formula says.
+    """
+
+    @abstractmethod
+    def score(self, comparison: Comparison) -> Graded:
+        """The score of all groups.
+
+        A group in whose truth there is nothing to judge is left out, whatever was predicted for it.
+
+        Raises:
+            Undefined: that holds for every group, or something that the metric needs is not known.
+        """
+
+
+def _said(metric: Measure) -> str:
+    """The parameters that differ from their defaults."""
     said = [f for f in attrs.fields(type(metric)) if getattr(metric, f.name) != f.default]  # type: ignore[arg-type]
-    return name + (f"({', '.join(f'{f.name}={getattr(metric, f.name)}' for f in said)})" if said else "")
+    return ", ".join(f"{f.name}={getattr(metric, f.name)}" for f in said)
 
 
-def title(metric: Metric) -> str:
+def key(metric: Measure) -> str:
+    """A short column name; see `Measure.column`."""
+    return metric.column()
+
+
+def title(metric: Measure) -> str:
     """The label, with the parameters that differ from their defaults: two settings of one metric are told apart."""
-    said = key(metric).partition("(")[2].removesuffix(")")
+    said = _said(metric)
     return f"{metric.label}, {said}" if said else metric.label
 
 

@@ -29,3 +29,13 @@ class Plugin(ABC):
         (`accepts`).
         """
         return None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of the files that it reads, part of a run's identity; empty where it reads none.
+
+        Data say theirs in `Card.fingerprint`.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        return ""

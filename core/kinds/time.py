@@ -47,3 +47,11 @@ class Time(Plugin):
         """
         times = self.draw(count, streams, generator)
         return Drawn(times, {name: t_B < 1 for name, t_B in times.items()})
+
+    def stages(self, streams: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        """Which streams move together when all are generated, stage by stage; others wait as noise, or are done."""
+        return (streams,)
+
+    def course(self, stream: str, streams: tuple[str, ...], at: float) -> tuple[float, float]:
+        """Where a stream stands when its stage is at `at` in [0, 1], and how fast it moves there."""
+        return at, 1.0

@@ -9,6 +9,9 @@ class TestBackbones(BackboneLaws):
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +29,13 @@ WILD = (1e6, float("nan"), float("inf"))
 
 
 class BackboneLaws:
-    """Laws of `core.kinds.backbone.Backbone`; parametrise a subclass over `backbone` and say what it is built from."""
+    """Laws of `core.kinds.backbone.Backbone`; parametrise a subclass over `backbone` and say what it is built from.
+
+    Fields that are no normal numbers, such as codes, come of a `drawn` of one's own.
+    """
+
+    of_sets: ClassVar[frozenset[str]] = frozenset()
+    """fields (B, ...) that are of a set and not of its items"""
 
     def card(self, draw: st.DataObject) -> Card:
         """A card with the sizes that the backbone needs."""
@@ -50,7 +59,7 @@ class BackboneLaws:
         for dtype in (torch.float64, torch.float32):
             fields, times = self.drawn(card, sets, count, seed)
             outputs, _ = network.to(dtype)(
-                {k: v.to(dtype) for k, v in fields.items()},
+                {k: v.to(dtype) if v.is_floating_point() else v for k, v in fields.items()},
                 {k: v.to(dtype) for k, v in times.items()},
                 torch.ones(sets, count, dtype=torch.bool),
             )
@@ -66,7 +75,7 @@ class BackboneLaws:
         fields, times = self.drawn(card, sets, count, seed)
         real_BN = torch.ones(sets, count, dtype=torch.bool)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        moved, _ = network({k: v[:, order] for k, v in fields.items()}, times, real_BN)
+        moved, _ = network(self.items(fields, lambda v: v[:, order]), times, real_BN)
         there, _ = network(fields, times, real_BN)
         close([*moved.values()], [v[:, order] for v in there.values()], 1e-7)
 
@@ -87,7 +96,11 @@ class BackboneLaws:
         fields, times = self.drawn(card, sets, count, seed)
         plain = self.outcome(network, fields, times, torch.ones(sets, count, dtype=torch.bool))
         real_BN = (torch.arange(count + extra) < count).expand(sets, -1)
-        longer = {k: torch.cat([v, v.new_full((sets, extra, *v.shape[2:]), wild)], 1) for k, v in fields.items()}
+
+        def padded(v: Tensor) -> Tensor:
+            return torch.cat([v, v.new_full((sets, extra, *v.shape[2:]), _wild(v, wild))], 1)
+
+        longer = self.items(fields, padded)
         close(self.outcome(network, longer, times, real_BN), plain, 1e-7)
 
     @few
@@ -99,7 +112,7 @@ class BackboneLaws:
         card, network = self.built(backbone, data, seed)
         fields, times = self.drawn(card, sets, count, seed)
         real_BN = coins(seed + 9, sets, count)
-        planted = {k: torch.where(_over(real_BN, v), v, wild) for k, v in fields.items()}
+        planted = self.items(fields, lambda v: torch.where(_over(real_BN, v), v, _wild(v, wild)))
         close(self.outcome(network, planted, times, real_BN), self.outcome(network, fields, times, real_BN), 1e-7)
 
     @few
@@ -142,10 +155,10 @@ class BackboneLaws:
     def test_times(self, backbone: Drawable[Backbone], data: st.DataObject, sets: int, count: int, seed: int) -> None:
         """Another time gives other outputs."""
         card, network = self.built(backbone, data, seed)
-        fields, _ = self.drawn(card, sets, count, seed)
+        fields, times = self.drawn(card, sets, count, seed)
         real_BN, told = torch.ones(sets, count, dtype=torch.bool), []
         for t in (0.2, 0.5, 0.8):
-            times = {k: torch.full((sets,), t, dtype=torch.float64) for k in fields}
+            times = {k: torch.full((sets,), t, dtype=torch.float64) for k in times}
             told.append(torch.cat([v.flatten() for v in network(fields, times, real_BN)[0].values()]))
         assert any(not torch.equal(told[0], other) for other in told[1:])
 
@@ -181,11 +194,11 @@ class BackboneLaws:
     def test_meta(self, backbone: Drawable[Backbone], data: st.DataObject) -> None:
         """It builds and runs without memory, in training."""
         card = self.card(data)
+        given = self.drawn(card, 2, 3, seed=0)
         with torch.device("meta"):
             parts = self.parts(data, card)
             network = drawn(data, backbone).build(card, parts)
-            fields = {k: torch.empty(2, 3, *shape) for k, shape in self.shapes(card).items()}
-            outputs, _ = network(fields, {k: torch.empty(2) for k in fields}, torch.ones(2, 3, dtype=torch.bool))
+            outputs, _ = network(*(_on_meta(v) for v in given), torch.ones(2, 3, dtype=torch.bool))
         assert all(outputs[k].is_meta and outputs[k].shape == (2, 3, size) for k, size in parts.outputs.items())
 
     def built(self, backbone: Drawable[Backbone], data: st.DataObject, seed: int) -> tuple[Card, nn.Module]:
@@ -198,6 +211,10 @@ class BackboneLaws:
         fields = {k: randn(seed + i, sets, count, *shape) for i, (k, shape) in enumerate(self.shapes(card).items())}
         generator = torch.Generator().manual_seed(seed)
         return fields, {k: torch.rand(sets, generator=generator, dtype=torch.float64) for k in fields}
+
+    def items(self, fields: dict[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The fields, those of items changed."""
+        return {k: v if k in self.of_sets else change(v) for k, v in fields.items()}
 
     def outcome(
         self, network: nn.Module, fields: dict[str, Tensor], times: dict[str, Tensor], real_BN: Tensor
@@ -218,6 +235,15 @@ class BackboneLaws:
 
     def _count(self, network: nn.Module) -> int:
         return len(self._trained(network))
+
+
+def _wild(like: Tensor, wild: float) -> float | int:
+    """What padding may hold where a field is of numbers, or of codes."""
+    return wild if like.is_floating_point() else -(2**31)
+
+
+def _on_meta(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: (v.float() if v.is_floating_point() else v).to("meta") for k, v in tensors.items()}
 
 
 def _over(real_BN: Tensor, x: Tensor) -> Tensor:

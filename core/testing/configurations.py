@@ -89,7 +89,10 @@ def drawable(kind: str, name: str) -> SearchStrategy[Plugin]:
     Raises:
         UserError: none can be drawn; it says what the piece refuses, or which parameter must be given.
     """
-    installed().find(kind, name).row.load()
+    lacking = needed(kind, name)
+    if lacking:
+        spelt = ", ".join(f"{parameter}=..." for parameter in lacking)
+        raise UserError(f"{', '.join(lacking)}: a value is needed, which cannot be drawn; say {kind} '{name}({spelt})'")
     strategy = configurations(kind, name)
     try:
         samples(strategy, 1)
@@ -97,6 +100,17 @@ def drawable(kind: str, name: str) -> SearchStrategy[Plugin]:
         resolve_part(kind, name, {})  # tells what is wrong with the defaults, where it is they that are wrong
         raise UserError(f"{kind} {name!r}: no configuration could be drawn that it does not refuse") from None
     return strategy
+
+
+def needed(kind: str, name: str) -> list[str]:
+    """Parameters that a name leaves open, that have no default, and of which nothing sensible can be drawn: a file.
+
+    Raises:
+        UserError: no such piece, or one that does not load.
+    """
+    found = installed().find(kind, name)
+    given = {**flatten(found.row.preset), **found.values}
+    return [f.name for f in fields(found.row.load()) if f.required and f.name not in given and _values(f) is None]
 
 
 def _choose(

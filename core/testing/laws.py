@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from core.kinds.metric import GroupMetric
 from core.testing.anchor import AnchorLaws
 from core.testing.attention import AttentionLaws
+from core.testing.extractor import ExtractorLaws
 from core.testing.ffn import FFNLaws, MixtureLaws
 from core.testing.gate import GateLaws
+from core.testing.group_metric import GroupMetricLaws
 from core.testing.head import HeadLaws
 from core.testing.kernel import KernelLaws
 from core.testing.loss import LossLaws
@@ -40,13 +43,14 @@ LAWS: dict[str, Callable[[Any], tuple[type, ...]]] = {
     "time": lambda cls: (TimeLaws,),
     "solver": lambda cls: (SolverLaws,),
     "loss": lambda cls: (BY_WHAT_IS_READ[cls.reads],),
-    "metric": lambda cls: (MetricLaws,),
+    "metric": lambda cls: (GroupMetricLaws,) if issubclass(cls, GroupMetric) else (MetricLaws,),
+    "extractor": lambda cls: (ExtractorLaws,),
     "strategy": lambda cls: (StrategyLaws,),
     "executor": lambda cls: (ExecutorLaws,),
 }
 """kind -> the law classes of a class of that kind"""
 
-ONE_BY_ONE = (ExecutorLaws, LossLaws, MetricLaws, PathLaws, SolverLaws, StrategyLaws, TimeLaws)
+ONE_BY_ONE = (ExecutorLaws, GroupMetricLaws, LossLaws, MetricLaws, PathLaws, SolverLaws, StrategyLaws, TimeLaws)
 """laws that take a plugin as it stands; all others take a strategy and draw configurations as they draw tensors"""
 
 MORE: dict[str, str] = {
@@ -57,6 +61,5 @@ MORE: dict[str, str] = {
     "backbone": "subclass core.testing.backbone.BackboneLaws and say which card, fields and parts it is built from",
     "tracker": "subclass core.testing.outer.TrackerLaws and say how a track is read back",
     "coupling": "there are no laws of couplings yet",
-    "extractor": "there are no laws of extractors yet",
 }
 """kind -> why a name is not enough, and what to do"""

@@ -15,6 +15,7 @@ from core.kinds.kernel import Kernel
 from core.kinds.mask import Layout, Mask
 from core.kinds.position import Position
 from core.kinds.sparsifier import Sparsifier
+from core.nn.difference import Lambda
 from core.nn.overflow import projected, saturated
 from core.params import knob, params, slot
 from core.train.streams import Dropout
@@ -59,27 +60,6 @@ class Differential(Attention):
 
     def plan(self, device: str) -> list[str]:
         return plan(self.kernel, self.mask, self.sparsifier, device)
-
-
-class Lambda(nn.Module):
-    """The share of the second map that is taken off, one number for all heads."""
-
-    def __init__(self, head: int, initial: float) -> None:
-        super().__init__()
-        self.initial = initial
-        self.query_1, self.key_1, self.query_2, self.key_2 = (nn.Parameter(torch.empty(head)) for _ in range(4))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """N(0, 0.1^2): lambda starts near its initial value (Ye et al. 2024)."""
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.1)
-
-    def forward(self) -> Tensor:
-        """lambda, a scalar in float32 or wider."""
-        wide = torch.promote_types(self.query_1.dtype, torch.float32)
-        first = (self.query_1.to(wide) * self.key_1.to(wide)).sum().exp()
-        return first - (self.query_2.to(wide) * self.key_2.to(wide)).sum().exp() + self.initial
 
 
 class DifferentialLayer(nn.Module):

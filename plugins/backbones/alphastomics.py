@@ -70,7 +70,7 @@ class AlphaStomics(Backbone):
         unread = [frozen(head) for m, head in heads.items() if m not in parts.outputs]
         return ThreeStreams(
             parts,
-            encoder=parts.encoder.build(card, width),
+            encoder=parts.tokens(card),
             time=mlp(1 if self.faithful else len(parts.outputs), self.time_hidden, self.time_width, last=True),
             together=self.faithful,
             radial=Radial(self.place_hidden),

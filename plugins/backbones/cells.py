@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from core.kinds import FFN, Attention, Aux, Backbone, Card, Encoder, Layout, Parts, Residual
+from core.kinds import FFN, Attention, Aux, Backbone, Card, Layout, Parts, Residual
 from core.nn.padding import blanked, hiding
 from core.nn.recompute import recomputed
 from core.params import params
@@ -33,7 +33,7 @@ class Cells(Backbone):
             width=parts.width,
             depth=parts.depth,
             dropout=parts.dropout,
-            encoder=parts.encoder,
+            encoder=parts.tokens(card),
             attention=parts.attention,
             ffn=parts.ffn,
             residual=parts.residual,
@@ -61,7 +61,7 @@ class Network(nn.Module):
         width: int,
         depth: int,
         dropout: float,
-        encoder: Encoder,
+        encoder: nn.Module,
         attention: Attention,
         ffn: FFN,
         residual: Residual,
@@ -71,7 +71,7 @@ class Network(nn.Module):
         super().__init__()
         self.noised = tuple(m for m in MODALITIES if m in outputs)
         self.recompute = recompute
-        self.encoder = encoder.build(card, width)
+        self.encoder = encoder
         self.time = nn.Sequential(
             nn.Linear(2 * FREQUENCIES * len(self.noised), width), nn.SiLU(), nn.Linear(width, width)
         )

@@ -69,7 +69,7 @@ class Luna(Backbone):
         head = Outward(mlp(width, self.hidden, self.features), mlp(self.features + axes + 1, self.hidden, 1))
         return ThreeStreams(
             parts,
-            encoder=parts.encoder.build(card, width),
+            encoder=parts.tokens(card),
             time=mlp(1, self.time_hidden, self.time_width, last=True),
             together=False,
             radial=Radial(self.place_hidden),

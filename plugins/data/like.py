@@ -208,7 +208,7 @@ class NewCells(Items):
             if "embedding" in made:
                 out.obsm["X_cellcore"] = made["embedding"][0].astype(np.float32)
             out.uns["cellcore"] = dict(said) | ({"X": self.meaning} if "expression" in made else {})
-            _write(out, path)
+            write_anndata(out, path)
 
     def _put_expression(self, out: Any, draws_KnG: np.ndarray) -> None:
         mean_nG = draws_KnG.mean(axis=0, dtype=np.float64)
@@ -380,7 +380,7 @@ def _coded(file: AnnDataFile, asked: str, usual: str, notes: list[str]) -> tuple
     return np.array([-1 if name is None else place[name] for name in named], np.int64), names
 
 
-def _write(out: Any, path: Path) -> None:
+def write_anndata(out: Any, path: Path) -> None:
     """The file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

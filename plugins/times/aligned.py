@@ -60,3 +60,10 @@ class Aligned(Time):
                 times[name] = torch.where(chosen_B, warped(ahead_B, 1.0 / self.shift), behind_B)
                 active[name] = ~chosen_B
         return Drawn(times, active)
+
+    def course(self, stream: str, streams: tuple[str, ...], at: float) -> tuple[float, float]:
+        """As `Time.course`: at the time of the first stream the others are behind by the shift."""
+        if stream == leader(streams, self.first):
+            return at, 1.0
+        a = 1.0 / self.shift
+        return at * a / (1.0 + (a - 1.0) * at), a / (1.0 + (a - 1.0) * at) ** 2

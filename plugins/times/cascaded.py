@@ -72,3 +72,8 @@ class Cascaded(Time):
                 times[name] = torch.where(chosen_B, 0.0, t_B)
         active = {name: chosen_B.clone() if name == lead else ~chosen_B for name in streams}
         return Drawn({name: times[name] for name in streams}, active)
+
+    def stages(self, streams: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        lead = leader(streams, self.first)
+        others = tuple(name for name in streams if name != lead)
+        return ((lead,), others) if others else ((lead,),)

@@ -1,0 +1,156 @@
+"""What a user asks to be predicted: a list of conditions, from words or from a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+import attrs
+
+from core.errors import UserError
+from core.names import near
+from core.params import knob, params
+from plugins.data.perturbation_set import CONTROL, WITHIN, Labels, Members, known
+
+LISTS = (".csv", ".tsv", ".txt")
+"""endings of files that list conditions"""
+CONDITION, CELLS = "condition", "cells"
+
+
+@final
+@params
+class Asked:
+    """What `core sample` is to predict."""
+
+    conditions: tuple[str, ...] = knob(
+        (),
+        "conditions such as A+B, or A+B|K562 for one level of a covariate, or one file that lists them (.csv, .tsv, "
+        ".txt); empty: those of the file given",
+        identity=False,
+    )
+    cells: int = knob(
+        0, "cells of each; 0: as many as the file has of it, else as many as it has control cells", ge=0, identity=False
+    )
+
+
+@final
+@attrs.frozen
+class Request:
+    """One condition to predict."""
+
+    label: str
+    """as the user wrote it"""
+    members: Members
+    levels: Mapping[str, str]
+    """of some covariates; every level that control cells have where one is not named"""
+    cells: int
+    """0: not said"""
+
+
+def requests(
+    texts: Sequence[str], labels: Labels, covariates: Collection[str], names: Collection[str], together: int
+) -> list[Request]:
+    """Conditions from words, or from the one file that is named.
+
+    Args:
+        covariates: of the run, in order.
+        names: perturbations that the run knows.
+        together: the most of a condition.
+
+    Raises:
+        UserError: a label that cannot be read, a perturbation that the run does not know, too many of them together,
+            or a condition twice.
+    """
+    if len(texts) == 1 and texts[0].lower().endswith(LISTS):
+        return read_list(Path(texts[0]), labels, covariates, names, together)
+    return _checked(
+        [_request(text, labels, covariates, {}, 0, "asked.conditions") for text in texts],
+        names,
+        together,
+        "asked.conditions",
+    )
+
+
+def read_list(
+    path: Path, labels: Labels, covariates: Collection[str], names: Collection[str], together: int
+) -> list[Request]:
+    """Conditions of a file: one a line; or a table with a column `condition` and, if wanted, `cells` and covariates.
+
+    Raises:
+        UserError: see `requests`; also no such file, an empty one, or a column that means nothing.
+    """
+    try:
+        text = path.expanduser().read_text("utf-8-sig")
+    except FileNotFoundError:
+        beside = sorted(p.name for p in path.parent.iterdir() if p.suffix in LISTS) if path.parent.is_dir() else []
+        raise UserError(f"{str(path)!r}: there is no such file of conditions.{near(path.name, beside)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a list of conditions ({' '.join(str(error).split())[:120]})"
+        ) from None
+    delimiter = "\t" if path.suffix.lower() == ".tsv" or "\t" in text.partition("\n")[0] else ","
+    lines = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    if not lines:
+        raise UserError(f"{path.name} lists no condition: give one a line, or a table with a column {CONDITION!r}")
+    head = [cell.strip() for cell in lines[0]]
+    allowed = [CONDITION, CELLS, *covariates]
+    if CONDITION in head:
+        strange = [name for name in head if name not in allowed]
+        if strange:
+            raise UserError(
+                f"{path.name}: no use for column {strange[0]!r}: there may be "
+                f"{', '.join(allowed)}.{near(strange[0], allowed)}"
+            )
+        body = lines[1:]
+    elif len(head) == 1:
+        head, body = [CONDITION], lines
+    else:
+        raise UserError(f"{path.name} has {len(head)} columns and none is called {CONDITION!r}.{near(CONDITION, head)}")
+    found = []
+    for number, row in enumerate(body, 1):
+        if len(row) != len(head):
+            raise UserError(f"{path.name}, condition {number}: {len(row)} values under {len(head)} columns")
+        cells = dict(zip(head, (cell.strip() for cell in row), strict=True))
+        count = cells.pop(CELLS, "") or "0"
+        if not count.isdecimal():
+            raise UserError(f"{path.name}, condition {number}: {CELLS} = {count!r} is no whole number")
+        label = cells.pop(CONDITION)
+        given = {name: level for name, level in cells.items() if level}
+        found.append(_request(label, labels, covariates, given, int(count), f"{path.name}, condition {number}"))
+    if not found:
+        raise UserError(f"{path.name} lists no condition below its column names")
+    return _checked(found, names, together, path.name)
+
+
+def _request(
+    label: str, labels: Labels, covariates: Collection[str], given: Mapping[str, str], cells: int, who: str
+) -> Request:
+    head, *tail = [part.strip() for part in label.split(WITHIN)]
+    if len(tail) > len(covariates):
+        raise UserError(
+            f"{who}: {label!r} names {len(tail)} covariate(s) behind {WITHIN}, and the run has {len(covariates)}"
+        )
+    try:
+        members = labels.read(head)
+    except ValueError as error:
+        raise UserError(f"{who}: the condition {label!r} {error}") from None
+    return Request(label, members, {**dict(zip(covariates, tail, strict=False)), **given}, cells)
+
+
+def _checked(found: list[Request], names: Collection[str], together: int, who: str) -> list[Request]:
+    seen: dict[tuple[Members, tuple[tuple[str, str], ...]], str] = {}
+    for one in found:
+        known(one.members, [name for name in names if name != CONTROL], who)
+        if len(one.members) > together:
+            raise UserError(
+                f"{who}: {one.label!r} joins {len(one.members)} perturbations, and the run was trained on {together} "
+                "together at most"
+            )
+        key = (one.members, tuple(sorted(one.levels.items())))
+        if key in seen:
+            raise UserError(f"{who}: {one.label!r} is asked for twice (also as {seen[key]!r}): name it once")
+        seen[key] = one.label
+    return found

@@ -1,0 +1,166 @@
+"""From noise to cells: the latent and the expression of each gene along one path of two streams.
+
+M cells, G genes, K genes of a call, P perturbations together, D numbers of a latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.kinds import FlowPath, Tree
+from plugins.systems.perturb.network import PROBES, Responder
+from plugins.systems.perturb.zeros import thresholds, with_zeros
+
+if TYPE_CHECKING:
+    from plugins.systems.perturb.system import Perturb
+
+EXPRESSION, LATENT = "expression", "latent"
+
+
+def noise_like(system: Perturb, model: Responder, control_MG: Tensor, generator: torch.Generator) -> Tensor:
+    """Where expression starts, (M, G) in units of the flow: standard normal, or counts drawn about the control cell's.
+
+    `poisson` is log(1 + n) of n ~ Poisson(expm1(control)), whole cells that have not responded.
+    """
+    if system.noise == "gaussian" or control_MG.is_meta:
+        return torch.randn(control_MG.shape, generator=generator).to(control_MG.device)
+    rate = torch.expm1(control_MG.detach().cpu().double()).clamp(min=0.0)
+    return model.centred(torch.log1p(torch.poisson(rate, generator=generator)).to(control_MG))
+
+
+def velocity_of(path: FlowPath, noisy: Tensor, t_B: Tensor, raw: Tensor) -> Tensor:
+    """The velocity that a network's output stands for: what the noisy value says by itself, and what the network adds.
+
+    With noise and data of unit deviation the velocity is, in the mean, (alpha' alpha + sigma' sigma) / (alpha^2 +
+    sigma^2) times the noisy value, with a deviation of |alpha' sigma - sigma' alpha| / sqrt(alpha^2 + sigma^2), which
+    is what the output is scaled by (as the preconditioning of Karras et al. 2022, arXiv:2206.00364, is for data).
+    """
+    over = t_B.shape + (1,) * (noisy.dim() - t_B.dim())
+    alpha, sigma = (share.reshape(over) for share in path.shares(t_B))
+    d_alpha, d_sigma = (rate.reshape(over) for rate in path.rates(t_B))
+    norm = alpha**2 + sigma**2
+    return (d_alpha * alpha + d_sigma * sigma) / norm * noisy + (d_alpha * sigma - d_sigma * alpha) / norm.sqrt() * raw
+
+
+def raw(
+    system: Perturb,
+    model: Responder,
+    control_MG: np.ndarray,
+    perturbation_MP: np.ndarray,
+    generator: torch.Generator,
+) -> np.ndarray:
+    """Generated expression (M, G) before zeros are restored; the same cells whatever number goes into one call."""
+    cells, genes = control_MG.shape
+    control = torch.from_numpy(np.ascontiguousarray(control_MG, np.float32))
+    start: Tree = {EXPRESSION: noise_like(system, model, control, generator)}
+    if LATENT in system.streams:
+        start[LATENT] = torch.randn(cells, genes, model.width, generator=generator)
+    perturbation = torch.from_numpy(np.ascontiguousarray(perturbation_MP, np.int64))
+    device = next(model.parameters()).device
+    parts = []
+    for rows in torch.arange(cells).split(system.cells_per_call):
+        given = {m: x[rows].to(device) for m, x in start.items()}
+        parts.append(_solve(system, model, given, control[rows].to(device), perturbation[rows].to(device)).cpu())
+    return model.restored(torch.cat(parts)).numpy() if parts else np.zeros((0, genes), np.float32)
+
+
+def _solve(system: Perturb, model: Responder, state: Tree, control_MG: Tensor, perturbation_MP: Tensor) -> Tensor:
+    """Expression (M, G) at the end of all stages.
+
+    The stages are pieces of one differential equation in both streams: what does not move stands still as what it is,
+    noise before its stage and data after it (Baade et al. 2026, arXiv:2602.11401).
+    """
+    streams = tuple(m for m in (EXPRESSION, LATENT) if m in state)
+    place = dict.fromkeys(streams, 0.0)
+    for stage in system.time.stages(streams):
+        still = {m: (state[m], place[m]) for m in streams if m not in stage}
+        field = partial(_moving, system, model, control_MG, perturbation_MP, streams, still)
+        steps = system.latent_steps if stage == (LATENT,) else system.sampling
+        grid = np.linspace(0.0, 1.0, steps + 1).tolist()
+        state = state | system.solver.solve(field, {m: state[m] for m in stage}, grid, paths={})
+        place |= dict.fromkeys(stage, 1.0)
+    return state[EXPRESSION]
+
+
+def _moving(
+    system: Perturb,
+    model: Responder,
+    control_MG: Tensor,
+    perturbation_MP: Tensor,
+    streams: tuple[str, ...],
+    still: Mapping[str, tuple[Tensor, float]],
+    moving: Tree,
+    at: float,
+) -> Tree:
+    """How fast the moving streams go, by the clock of their stage; the others stand still at a time of their own."""
+    course = {m: system.time.course(m, streams, at) for m in moving}
+    state = {m: x for m, (x, _) in still.items()} | moving
+    times = {m: t for m, (_, t) in still.items()} | {m: t for m, (t, _) in course.items()}
+    found = _velocity(system, model, state, times, control_MG, perturbation_MP, tuple(moving))
+    return {m: course[m][1] * v for m, v in found.items()}
+
+
+def _velocity(
+    system: Perturb,
+    model: Responder,
+    state: Tree,
+    times: Mapping[str, float],
+    control_MG: Tensor,
+    perturbation_MP: Tensor,
+    wanted: tuple[str, ...],
+) -> Tree:
+    """Velocities of the wanted streams; guided ones lead away from what is predicted without the perturbation.
+
+    v = v_0 + w (v_p - v_0) inside the interval of times (Ho & Salimans 2022, arXiv:2207.12598; Kynkäänniemi et al.
+    2024, arXiv:2404.07724), w = 1 outside.
+    """
+    cells, genes = control_MG.shape
+    device = control_MG.device
+    fields = {
+        EXPRESSION: state[EXPRESSION][..., None],
+        "control": model.centred(control_MG)[..., None],
+        "gene": torch.arange(genes, device=device).expand(cells, genes),
+        "perturbation": perturbation_MP,
+        "told": torch.ones(cells, dtype=torch.bool, device=device),
+    }
+    if LATENT in state:
+        fields[LATENT] = state[LATENT]
+    at = {m: torch.full((cells,), t, device=device) for m, t in times.items()}
+    real = torch.ones(cells, genes, dtype=torch.bool, device=device)
+    found, _ = model(fields, at, real, wanted)
+    weight = {m: system.guidance_of(m, times[m]) for m in wanted}
+    if any(w != 1.0 for w in weight.values()):
+        without, _ = model(fields | {"told": torch.zeros_like(fields["told"])}, at, real, wanted)
+        found = {m: without[m] + weight[m] * (v - without[m]) for m, v in found.items()}
+    clean = {m: found[m].float()[..., 0] if m == EXPRESSION else found[m].float() for m in wanted}
+    return {m: velocity_of(system.path, state[m], at[m], v) for m, v in clean.items()}
+
+
+def calls(system: Perturb) -> int:
+    """Evaluations of the field for one cell, each of which is two calls of the network where it is guided."""
+    streams = system.streams
+    stages = system.time.stages(streams)
+    return sum(system.solver.calls(system.latent_steps if stage == (LATENT,) else system.sampling) for stage in stages)
+
+
+def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | None:
+    """Thresholds (G,) of zeros from generated training cells; None where the output is to stay as it is."""
+    if system.zeros == "none" or not model.probes:
+        return None
+    if seed not in model.thresholds:
+        true_MG, control_MG, perturbation_MP = (model.probes[name] for name in PROBES)
+        generator = torch.Generator().manual_seed(seed)
+        made_MG = raw(system, model, control_MG, perturbation_MP, generator)
+        model.thresholds[seed] = thresholds(made_MG, true_MG)
+    return model.thresholds[seed]
+
+
+def finished(raw_MG: np.ndarray, threshold_G: np.ndarray | None) -> np.ndarray:
+    """Generated expression with zeros restored; nothing below 0."""
+    return with_zeros(raw_MG, threshold_G)

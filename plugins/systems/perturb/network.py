@@ -1,0 +1,92 @@
+"""A backbone with what was fitted to the training cells. M cells, G genes, K chosen genes, D numbers of a latent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.kinds.extractor import Extractor, Fitted, Latents
+
+LATENT = "latent/"
+"""before the names of an extractor's arrays"""
+NEIGHBOURS = "neighbours"
+GENES = "perturbed_genes"
+MEAN, SPREAD = "mean", "spread"
+ZEROS = "zero_rate"
+PROBES = ("probe_expression", "probe_control", "probe_perturbation")
+"""training cells from which zeros are calibrated: what they are, their controls and perturbations"""
+
+
+class Responder(nn.Module):
+    """The network, the frozen extractor and the statistics that generation needs.
+
+    Nothing that was fitted is a parameter, and none of it is among the weights: a run keeps it beside them.
+    """
+
+    def __init__(self, network: nn.Module, genes: int, width: int) -> None:
+        super().__init__()
+        self.network, self.count, self.width = network, genes, width
+        self.fitted: Fitted | None = None
+        self.mean_G: np.ndarray | None = None
+        """of training expression"""
+        self.spread = 1.0
+        """its standard deviation about that"""
+        self.zeros_G: np.ndarray | None = None
+        """share of training cells in which a gene is 0"""
+        self.probes: dict[str, np.ndarray] = {}
+        self.thresholds: dict[object, np.ndarray] = {}
+        """calibrated thresholds by how cells were generated, worked out once"""
+
+    def forward(self, *given: object, **named: object) -> object:
+        """The backbone's outputs."""
+        return self.network(*given, **named)
+
+    def centred(self, cells_MG: Tensor) -> Tensor:
+        """Expression in the units of the flow: about the mean of each gene, in units of the spread of all."""
+        if self.mean_G is None:
+            return cells_MG
+        return (cells_MG - torch.from_numpy(self.mean_G).to(cells_MG)) / self.spread
+
+    def restored(self, flow_MG: Tensor) -> Tensor:
+        """Expression in its own units again."""
+        if self.mean_G is None:
+            return flow_MG
+        return flow_MG * self.spread + torch.from_numpy(self.mean_G).to(flow_MG)
+
+    def latents(self, cells_MG: Tensor, gene_K: Tensor) -> Latents:
+        """Frozen latents of whole cells at chosen genes, of unit deviation; blanks  on the meta device."""
+        if cells_MG.is_meta:
+            shape = (len(cells_MG), len(gene_K))
+            return Latents(cells_MG.new_zeros(*shape, self.width), cells_MG.new_ones(shape, dtype=torch.bool))
+        if self.fitted is None:
+            raise RuntimeError("the extractor was not fitted; `System.recall` gives a model what `System.fit` found")
+        found = self.fitted(cells_MG, gene_K)
+        return Latents(found.z_NKD / self.fitted.std, found.covered_NK)
+
+    def recall(self, fitted: Mapping[str, np.ndarray], extractor: Extractor | None) -> None:
+        """Take up what was fitted.
+
+        Raises:
+            UserError: it is of other genes or another extractor.
+        """
+        if not fitted:
+            return
+        rates_G = fitted[ZEROS]
+        if rates_G.shape != (self.count,):
+            raise UserError(f"what was fitted is of {rates_G.size} genes, and the model has {self.count}")
+        self.mean_G, self.spread, self.zeros_G = fitted[MEAN].astype(np.float32), float(fitted[SPREAD][0]), rates_G
+        self.probes = {name: fitted[name] for name in PROBES}
+        if extractor is not None:
+            kept = {name.removeprefix(LATENT): v for name, v in fitted.items() if name.startswith(LATENT)}
+            self.fitted = extractor.restore(kept)
+        reading = getattr(getattr(self.network, "genes", None), "reading", None)
+        if reading is not None:
+            room = reading.neighbours_VK.shape[1] - 1
+            reading.set_neighbours(fitted[NEIGHBOURS][:, :room])
+        share = getattr(self.network, "set_perturbed_genes", None)
+        if share is not None:
+            share(fitted[GENES])

@@ -1,0 +1,200 @@
+"""The system `perturb`: laws of systems, the cascade's two stages, and what each stream learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from core.cli.choose import resolve_run
+from core.errors import UserError
+from core.kinds import Batch, Card
+from core.testing.system import SystemLaws
+from core.train.loop import Trainer
+from core.train.streams import Streams
+from plugins.systems.perturb import generate
+from plugins.systems.perturb.cells import Cells
+from plugins.systems.perturb.zeros import thresholds, with_zeros
+
+SMALL = [
+    "--system=perturb", "--data.genes=12", "--data.singles=4", "--data.doubles=5", "--data.cells=6", "--data.modules=2",
+    "--data.sets.size=6", "--data.sets.per_batch=3", "--width=8", "--depth=1", "--attention.heads=2", "--sampling=2",
+    "--latent_steps=2", "--extractor.k=2", "--backbone.frame.heads=2", "--backbone.frame.neighbours=3",
+    "--backbone.frame.latent_bottleneck=4", "--train.steps=3", "--train.warmup=1", "--metrics=pearson_delta,mse",
+]  # fmt: skip
+CONFIGURATIONS: list[list[str]] = [
+    [],
+    ["--time=aligned", "--solver=rk4", "--backbone=diff_transformer", "--noise=poisson", "--latent_of=covered"],
+    ["--time=independent", "--backbone=perceiver", "--attention=softmax", "--ffn=moe4x2"],
+]
+
+
+def trainer(words: list[str]) -> Trainer:
+    run = resolve_run([], [*SMALL, *words]).root
+    return Trainer(
+        system=run.system,
+        source=run.data.open(),
+        settings=run.train,
+        strategy=run.strategy,
+        device=torch.device("cpu"),
+        seed=run.seed,
+    )
+
+
+@pytest.mark.parametrize("words", CONFIGURATIONS, ids=str)
+class TestPerturb(SystemLaws):
+    def trainer(self, words: list[str]) -> Trainer:
+        return trainer(words)
+
+
+@cache
+def trained(*words: str) -> Trainer:
+    """A trainer after three steps, whose outputs are no longer zero."""
+    made = trainer([*words])
+    for _ in range(made.total):
+        made.step()
+    return made
+
+
+def unit_of(made: Trainer) -> Cells:
+    return Cells.of(next(made.source.split("test", Streams(0)).units()))
+
+
+def make(made: Trainer, cells: Cells, seed: int = 0, **how: Any) -> np.ndarray:
+    system = attrs.evolve(made.system, **how)
+    with made.evaluating(), torch.no_grad():
+        generator = torch.Generator().manual_seed(seed)
+        return generate.raw(system, made.model, cells.control.numpy(), cells.perturbation.numpy(), generator)
+
+
+def test_cells_are_the_same_however_many_go_into_a_call() -> None:
+    """Generation is a function of cells and generator, not of how cells are divided over calls."""
+    made = trained()
+    cells = unit_of(made)
+    whole = make(made, cells)
+    np.testing.assert_allclose(make(made, cells, cells_per_call=2), whole, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(make(made, cells, seed=1), whole)
+
+
+def recorded(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict, tuple[str, ...]]]:
+    """What the network is shown at each call of a generation: fields, times, streams asked for."""
+    seen: list[tuple[dict, dict, tuple[str, ...]]] = []
+    inner: Callable = made.model.network.forward
+
+    def forward(fields: dict, times: dict, real: Any, streams: Any = None) -> Any:
+        seen.append(({k: v.clone() for k, v in fields.items()}, dict(times), tuple(streams)))
+        return inner(fields, times, real, streams)
+
+    monkeypatch.setattr(made.model.network, "forward", forward)
+    return seen
+
+
+def test_the_first_stage_leaves_the_noise_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latents are made while expression waits as one draw of noise at t = 0; then they stand still at t = 1."""
+    made = trained()
+    seen = recorded(made, monkeypatch)
+    make(made, unit_of(made))
+    assert len(seen) == generate.calls(made.system)
+    first = [one for one in seen if one[2] == ("latent",)]
+    second = [one for one in seen if one[2] == ("expression",)]
+    assert len(first) + len(second) == len(seen)
+    assert all(torch.equal(fields["expression"], first[0][0]["expression"]) for fields, _, _ in first)
+    assert torch.equal(second[0][0]["expression"], first[0][0]["expression"])
+    assert all(torch.equal(fields["latent"], second[0][0]["latent"]) for fields, _, _ in second)
+    assert all((times["expression"] == 0).all() for _, times, _ in first)
+    assert all((times["latent"] == 1).all() for _, times, _ in second)
+    assert [times["latent"][0].item() for _, times, _ in first] == [0.0, 0.5, 0.5]
+
+
+def test_streams_that_go_together_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along aligned times both streams move in one stage, the latent ahead of the expression."""
+    made = trained("--time=aligned")
+    seen = recorded(made, monkeypatch)
+    make(made, unit_of(made), sampling=4)
+    assert {streams for _, _, streams in seen} == {("expression", "latent")}
+    inner = [times for _, times, _ in seen if 0 < times["latent"][0] < 1]
+    assert inner
+    assert all((times["latent"] > times["expression"]).all() for times in inner)
+
+
+def test_guidance_of_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guided cells differ, at twice the calls; outside its interval of times guidance costs and does nothing."""
+    made = trained()
+    cells = unit_of(made)
+    plain = make(made, cells)
+    seen = recorded(made, monkeypatch)
+    guided = make(made, cells, guidance=3.0)
+    assert len(seen) == generate.calls(made.system) + sum(streams == ("expression",) for *_, streams in seen) // 2
+    assert not np.allclose(guided, plain)
+    assert not any(fields["told"].any() for fields, *_ in seen if not fields["told"].all())
+    late = make(made, cells, guidance=3.0, guided_from=0.9)
+    np.testing.assert_array_equal(late, plain)
+
+
+@pytest.mark.parametrize("stream", ["expression", "latent"])
+def test_a_stream_is_taught_by_its_own_cells_alone(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cells of the other stage hold changes no loss of a stream, and its read-out learns nothing from them."""
+    made = trained()
+    batch = made.train_split.batch(0, 0)
+    drawn = made.system.time.assign(batch.real_BN.numel(), made.system.streams, Streams(1).generator("time", 0))
+    idle = ~drawn.active[stream].reshape(batch.real_BN.shape)
+    assert idle.any()
+    assert not idle.all()
+    changed = Batch(batch.fields | {"expression": batch.fields["expression"].clone()}, batch.real_BN, batch.units)
+    changed.fields["expression"][idle] = changed.fields["expression"][idle].flip(-1)
+    before, after = (made.system.step(made.model, b, Streams(1), 0).losses for b in (batch, changed))
+    torch.testing.assert_close(after[f"{stream}/mse"], before[f"{stream}/mse"])
+    made.model.zero_grad(set_to_none=True)
+    other = "latent" if stream == "expression" else "expression"
+    made.system.step(made.model, batch, Streams(1), 0).losses[f"{other}/mse"].backward()
+    own = [p.grad for name, p in made.model.network.decoders[stream].named_parameters()]
+    assert all(g is None or not g.any() for g in own)
+
+
+def test_the_extractor_is_frozen() -> None:
+    """It is no part of the weights, and what it says carries no gradient."""
+    made = trained()
+    assert not any("fitted" in name or "extractor" in name for name in made.model.state_dict())
+    latents = made.model.latents(unit_of(made).expression, torch.arange(3))
+    assert not latents.z_NKD.requires_grad
+
+
+def test_what_is_fitted_knows_of_training_cells_alone() -> None:
+    """Other test cells leave every fitted array as it is, to the bit."""
+    made = trainer([])
+    source = made.source
+    before = made.system.fit(source, Streams(0))
+    test = source._rows["test"]
+    values = source.table.values if hasattr(source.table, "values") else source.table.matrix
+    values[test] = values[test] * 3
+    after = made.system.fit(source, Streams(0))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_zeros_are_as_frequent_as_in_training() -> None:
+    """Thresholds give each gene the true share of zeros; never-zero genes keep all values, silent ones none."""
+    rng = np.random.default_rng(0)
+    made = rng.normal(1.0, 0.5, (200, 4)).astype(np.float32)
+    true = np.ones((50, 4), np.float32)
+    true[:20, 1] = 0
+    true[:, 2] = 0
+    out = with_zeros(made, thresholds(made, true))
+    np.testing.assert_allclose((out == 0).mean(0), [(made[:, 0] <= 0).mean(), 0.4, 1.0, (made[:, 3] <= 0).mean()])
+    assert (out >= 0).all()
+    np.testing.assert_array_equal(with_zeros(made, None), np.maximum(made, 0))
+
+
+def test_what_contradicts_itself_is_refused() -> None:
+    """Other data, a stochastic solver and an empty interval of guidance are named, with what to do."""
+    never = ["--guided_from=0.8", "--guided_to=0.5"]
+    with pytest.raises(UserError, match="and the data tissue are none; take `--data screen`"):
+        trained().system.build(Card(name="tissue", sizes={"genes": 3}, splits={}, fingerprint=""))
+    for words, text in ((["--solver=ddpm"], "take euler, heun or rk4"), (never, "nothing is guided")):
+        with pytest.raises(UserError, match=text):
+            trainer(words)
