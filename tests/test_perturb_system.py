@@ -190,6 +190,18 @@ def test_zeros_are_as_frequent_as_in_training() -> None:
     np.testing.assert_array_equal(with_zeros(made, None), np.maximum(made, 0))
 
 
+def test_thresholds_are_of_the_weights_and_of_how_cells_are_made() -> None:
+    """Worked out once for each way of generating, and anew for weights that went on being trained."""
+    made = trainer([])
+    with made.evaluating(), torch.no_grad():
+        first = generate.calibrated(made.system, made.model, 0)
+        assert generate.calibrated(made.system, made.model, 0) is first
+        assert generate.calibrated(attrs.evolve(made.system, sampling=1), made.model, 0) is not first
+        assert generate.calibrated(attrs.evolve(made.system, zeros="none"), made.model, 0) is None
+    made.step()
+    assert not made.model.thresholds
+
+
 def test_what_contradicts_itself_is_refused() -> None:
     """Other data, a stochastic solver and an empty interval of guidance are named, with what to do."""
     never = ["--guided_from=0.8", "--guided_to=0.5"]

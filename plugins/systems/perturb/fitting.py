@@ -9,7 +9,7 @@ from core.kinds.extractor import Extractor
 from core.nn.correlated import most_correlated
 from core.train.streams import Streams
 from plugins.systems.perturb.cells import Cells
-from plugins.systems.perturb.network import GENES, LATENT, MEAN, NEIGHBOURS, PROBES, SPREAD, ZEROS
+from plugins.systems.perturb.network import GENES, LATENT, MEAN, NEIGHBOURS, PROBES, SPREAD
 
 MOST_NEIGHBOURS = 64
 """co-expressed genes that are found for each gene; a network reads the first of them"""
@@ -27,7 +27,6 @@ def fitted_to(source: Source, streams: Streams, extractor: Extractor | None) -> 
     fitted = {
         MEAN: mean_V,
         SPREAD: np.array([max(float((expression_nV - mean_V).std()), 1e-6)]),
-        ZEROS: (expression_nV == 0).mean(0),
         NEIGHBOURS: most_correlated(expression_nV, MOST_NEIGHBOURS),
         # A perturbation of a measured gene is embedded as that gene; code 0 is none.
         GENES: np.array([place.get(name, -1) if code else -1 for code, name in enumerate(perturbations)]),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.kinds import FlowPath, Tree
 from plugins.systems.perturb.network import PROBES, Responder
-from plugins.systems.perturb.zeros import thresholds, with_zeros
+from plugins.systems.perturb.zeros import thresholds
 
 if TYPE_CHECKING:
     from plugins.systems.perturb.system import Perturb
@@ -153,14 +153,10 @@ def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | Non
     """Thresholds (G,) of zeros from generated training cells; None where the output is to stay as it is."""
     if system.zeros == "none" or not model.probes:
         return None
-    if seed not in model.thresholds:
+    how = (seed, system)
+    if how not in model.thresholds:
         true_MG, control_MG, perturbation_MP = (model.probes[name] for name in PROBES)
         generator = torch.Generator().manual_seed(seed)
         made_MG = raw(system, model, control_MG, perturbation_MP, generator)
-        model.thresholds[seed] = thresholds(made_MG, true_MG)
-    return model.thresholds[seed]
-
-
-def finished(raw_MG: np.ndarray, threshold_G: np.ndarray | None) -> np.ndarray:
-    """Generated expression with zeros restored; nothing below 0."""
-    return with_zeros(raw_MG, threshold_G)
+        model.thresholds[how] = thresholds(made_MG, true_MG)
+    return model.thresholds[how]

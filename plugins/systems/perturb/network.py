@@ -16,7 +16,6 @@ LATENT = "latent/"
 NEIGHBOURS = "neighbours"
 GENES = "perturbed_genes"
 MEAN, SPREAD = "mean", "spread"
-ZEROS = "zero_rate"
 PROBES = ("probe_expression", "probe_control", "probe_perturbation")
 """training cells from which zeros are calibrated: what they are, their controls and perturbations"""
 
@@ -35,15 +34,19 @@ class Responder(nn.Module):
         """of training expression"""
         self.spread = 1.0
         """its standard deviation about that"""
-        self.zeros_G: np.ndarray | None = None
-        """share of training cells in which a gene is 0"""
         self.probes: dict[str, np.ndarray] = {}
         self.thresholds: dict[object, np.ndarray] = {}
-        """calibrated thresholds by how cells were generated, worked out once"""
+        """calibrated thresholds by how cells are generated, worked out once for these weights"""
 
     def forward(self, *given: object, **named: object) -> object:
         """The backbone's outputs."""
         return self.network(*given, **named)
+
+    def train(self, mode: bool = True) -> Responder:
+        """As every module; weights that go on being trained leave their thresholds behind."""
+        if mode:
+            self.thresholds.clear()
+        return super().train(mode)
 
     def centred(self, cells_MG: Tensor) -> Tensor:
         """Expression in the units of the flow: about the mean of each gene, in units of the spread of all."""
@@ -75,10 +78,9 @@ class Responder(nn.Module):
         """
         if not fitted:
             return
-        rates_G = fitted[ZEROS]
-        if rates_G.shape != (self.count,):
-            raise UserError(f"what was fitted is of {rates_G.size} genes, and the model has {self.count}")
-        self.mean_G, self.spread, self.zeros_G = fitted[MEAN].astype(np.float32), float(fitted[SPREAD][0]), rates_G
+        if fitted[MEAN].shape != (self.count,):
+            raise UserError(f"what was fitted is of {fitted[MEAN].size} genes, and the model has {self.count}")
+        self.mean_G, self.spread = fitted[MEAN].astype(np.float32), float(fitted[SPREAD][0])
         self.probes = {name: fitted[name] for name in PROBES}
         if extractor is not None:
             kept = {name.removeprefix(LATENT): v for name, v in fitted.items() if name.startswith(LATENT)}

@@ -49,6 +49,7 @@ from plugins.systems.perturb.fitting import fitted_to
 from plugins.systems.perturb.generate import EXPRESSION, LATENT
 from plugins.systems.perturb.network import Responder
 from plugins.systems.perturb.pictures import pictures
+from plugins.systems.perturb.zeros import with_zeros
 
 
 @params
@@ -256,7 +257,7 @@ class Perturb(System):
         """  # fmt: skip
         made_MG = generate.raw(self, model, control_MG, perturbation_MP, generator)
         seed = int(streams.generator("zeros").initial_seed())
-        return {"expression": generate.finished(made_MG, generate.calibrated(self, model, seed)), "raw": made_MG}
+        return {"expression": with_zeros(made_MG, generate.calibrated(self, model, seed)), "raw": made_MG}
 
     def evaluate(self, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
         assert isinstance(model, Responder)
