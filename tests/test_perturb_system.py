@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import anndata
 import attrs
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -210,3 +214,24 @@ def test_what_contradicts_itself_is_refused() -> None:
     for words, text in ((["--solver=ddpm"], "take euler, heun or rk4"), (never, "nothing is guided")):
         with pytest.raises(UserError, match=text):
             trainer(words)
+
+
+def test_named_combinations_are_predicted(core: Callable[..., Any], tmp_path: Path) -> None:
+    """`core sample` gives cells of the conditions that are asked for, controls untouched behind them."""
+    run, file, out = tmp_path / "run", tmp_path / "controls.h5ad", tmp_path / "made.h5ad"
+    assert core("run", *SMALL, "--no-report", "-o", str(run)).code == 0
+    told = json.loads((run / "preparation.json").read_text())["prepared"]
+    one, other = told["perturbations"][1:3]
+    values = np.random.default_rng(0).poisson(3.0, (5, len(told["genes"]))).astype(np.float32)
+    obs = pd.DataFrame({"condition": ["control"] * 5}, index=[f"c{i}" for i in range(5)])
+    anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=told["genes"])).write_h5ad(file)
+    asked = ["--mode=response", f"--data.asked.conditions={other}+{one}", "-o", str(out)]
+    assert core("sample", str(run), str(file), *asked).code == 0
+    made = anndata.read_h5ad(out)
+    predicted = made[made.obs["condition"] == f"{one}+{other}"]
+    assert predicted.n_obs == 5
+    assert (np.asarray(predicted.X) >= 0).all()
+    assert "raw" in made.layers
+    refused = core("sample", str(run), str(file), *asked, "--data.cells=5")
+    assert refused.code == 2
+    assert "--data.cells does nothing here" in refused.err

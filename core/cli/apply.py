@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.cli.choose import resolve_trained
+from core.cli.choose import resolve_stored, resolve_trained
 from core.errors import UserError
 from core.kinds import Batch, Data, Items, System
 from core.layers import is_flag
 from core.train.trained import Prepared, finished, read_preparation, trained_model
 
-IDLE = frozenset({"recipe", "metrics", "tracker", "executor"})
-"""first words of flags that a trained model has no use for; `resolve_trained` tells of others"""
+IDLE = frozenset({"recipe", "metrics", "tracker", "executor", "data"})
+"""first words of flags that a trained model has no use for, but for `Data.applied_by`"""
 
 
 @attrs.frozen(kw_only=True)
@@ -110,7 +110,7 @@ def writable(out: Path) -> None:
         )
 
 
-def refuse_idle(overrides: Collection[str]) -> None:
+def refuse_idle(overrides: Collection[str], data: Data) -> None:
     """Flags of judging and of the training data would be taken in vain by a model that is trained.
 
     Raises:
@@ -118,7 +118,9 @@ def refuse_idle(overrides: Collection[str]) -> None:
     """
     for word in overrides:
         key = word.lstrip("-").partition("=")[0]
-        if is_flag(word) and (key == "data" or key.count(".") > 1 or key.split(".")[0] in IDLE):
+        first, *further = key.split(".")
+        acts = first == "data" and bool(further) and further[0] in data.applied_by
+        if is_flag(word) and first in IDLE and not acts:
             raise UserError(
                 f"--{key} does nothing here, as the model is trained and the file named is what it is put to: leave it "
                 "out"
@@ -136,9 +138,9 @@ def open_trained(run: Path, overrides: Collection[str], *, sampled: bool) -> Tra
     Raises:
         UserError: the run is not complete, keeps no preparation, or a flag does not act here.
     """
-    refuse_idle(overrides)
     record = finished(run)
     prepared = read_preparation(run)
+    refuse_idle(overrides, resolve_stored(run, []).root.data)
     settings = resolve_trained(run, overrides, sampled=sampled).root
     device = settings.strategy.device(settings.device)
     if device.type == "cpu":

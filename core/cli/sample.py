@@ -8,10 +8,11 @@ from core.errors import UserError
 HELP = """usage: core sample RUN FILE --mode MODE -o OUT [--draws K] [--seed N] [--patch N]
 
 Fill in what FILE lacks with the model of RUN (the directory of a finished run): where do cells with this expression
-sit, what do cells at these places express. The training data need not be there. OUT is FILE with the answer added, in
-the units of the input, and says which run made it.
+sit, what do cells at these places express, how do these cells respond. The training data need not be there. OUT is FILE
+with the answer added, or the cells that were made, in the units of the input, and says which run made it.
 
-  --mode MODE      expr_to_pos, pos_to_expr or joint, in the system `spatial`
+  --mode MODE      of the system `spatial` expr_to_pos, pos_to_expr or joint; of `perturb` response, for which FILE
+                   holds control cells and --data.asked.conditions A+B,C names what is predicted (or a file lists it)
   -o, --out OUT    the file to write
   --draws K        samples of each item (1): the mean is the answer and all K stand beside it; 0: the mean that the
                    model predicts at once, closer to the truth and less varied than cells are

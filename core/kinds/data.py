@@ -159,6 +159,8 @@ class Data(Plugin):
     """
 
     KIND: ClassVar[str] = "data"
+    applied_by: ClassVar[tuple[str, ...]] = ()
+    """fields that act when another file is shown to a trained model (`like`); the others may not be said then"""
 
     @abstractmethod
     def open(self) -> Source:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import attrs
 
@@ -34,6 +34,8 @@ class H5ad(Data):
     Positions come from the one key that is named, never from another (an embedding such as `X_umap` is no tissue). What
     was found by default, or not found, stands among the card's facts.
     """
+
+    applied_by: ClassVar[tuple[str, ...]] = ("position", "section", "cell_type", "layer")
 
     path: str = knob(attrs.NOTHING, "the .h5ad file; its content counts for a run, not its place", identity=False)
     position: str = knob("spatial", "key of `obsm` that holds positions, two or three columns")

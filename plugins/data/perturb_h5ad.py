@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import attrs
 
@@ -33,6 +33,16 @@ class PerturbH5ad(Data):
     perturbations of each cell, joined by a separator, with some label for control cells. Conditions are sets, so that
     no double stands on both sides of a split. What was found by default stands among the card's facts.
     """
+
+    applied_by: ClassVar[tuple[str, ...]] = (
+        "condition",
+        "separator",
+        "control",
+        "covariates",
+        "dose",
+        "layer",
+        "asked",
+    )
 
     path: str = knob(attrs.NOTHING, "the .h5ad file; its content counts for a run, not its place", identity=False)
     condition: str = knob(

@@ -9,7 +9,7 @@ import bisect
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import attrs
 import numpy as np
@@ -49,6 +49,8 @@ class Processed(Data):
     its sections (or parts of those that are large) in a random order, a window of `memory` at a time, and deals the
     cells of each window at random. Either way every cell comes exactly once an epoch.
     """
+
+    applied_by: ClassVar[tuple[str, ...]] = ("position", "section", "cell_type", "layer")
 
     path: str = knob("processed", "the folder; its content counts for a run, not its place", identity=False)
     reading: Literal["auto", "map", "stream"] = knob(

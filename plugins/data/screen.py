@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import attrs
 import numpy as np
@@ -40,6 +40,8 @@ class Screen(Data):
     Counts are negative binomial around library size times rate (Grün, Kester and van Oudenaarden 2014, Nat Methods
     11:637), with technical zeros on top. Scores on it say nothing of real cells.
     """
+
+    applied_by: ClassVar[tuple[str, ...]] = ("asked",)
 
     genes: int = knob(80, "genes; perturbations are among them", ge=10)
     singles: int = knob(24, "perturbations, each there alone", ge=4)
