@@ -20,6 +20,8 @@ VERBS = {
     "evaluate": "score a finished run again, on any split, by any metrics",
     "sample": "fill in what a file of items lacks, with a finished run's model",
     "embed": "what a finished run's model makes of each item of a file",
+    "export": "a finished run's model as a folder that describes itself",
+    "inspect": "what a trained model is of: genes, names, split, statistics, versions",
     "list": "the pieces that are installed, by kind",
     "show": "one piece: its parameters, defaults and source",
     "check": "does a piece obey the laws of its kind?",

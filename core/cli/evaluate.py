@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from core.cli.choose import resolve_trained
@@ -65,22 +66,30 @@ def main(words: list[str]) -> int:
     from core.report.console import print_scores
     from core.train.session import open_run
     from core.train.streams import Streams
-    from core.train.trained import finished, trained_model
+    from core.train.trained import finished, read_preparation, trained_model
 
     path = Path(places[0])
     if "out" in said.options:
         writable(Path(said.options["out"]))
     record = finished(path)
     opened = open_run(resolve_trained(path, said.overrides, free=["metrics"]))
+    source = opened.source
     if opened.card.fingerprint != record["data"]["fingerprint"]:
-        raise UserError(
-            f"the data are not those that {path} was trained on (their content or preparation differs), so which cells "
-            "were held out is not known: give the same file with --data FILE, or train on these with `core run`"
-        )
+        try:
+            source = opened.source.arranged(read_preparation(path).told)
+        except UserError as error:
+            raise UserError(
+                f"the data are not those that {path} was trained on ({error}), so which cells were held out is not "
+                "known: give the same file with --data FILE, or train on these with `core run`"
+            ) from None
     if opened.device.type == "cpu":
         torch.set_deterministic_debug_mode("error")
     model = trained_model(path, opened.run.system, opened.card, opened.run.seed, opened.device)
-    evaluation = opened.run.system.evaluate(model, opened.source, split, Streams(opened.run.seed))
+    evaluation = opened.run.system.evaluate(model, source, split, Streams(opened.run.seed))
+    if source is not opened.source:
+        print(
+            "core: columns of the data stand in another order than the model's and were taken by name", file=sys.stderr
+        )
     print_scores(evaluation)
     if split == "train":
         print("The model and the baselines were fitted to these very items: this is no test.")

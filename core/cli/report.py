@@ -32,6 +32,8 @@ def main(words: list[str]) -> int:
     record = read_record(path)
     if record["status"] != "done":
         raise UserError(f"{path} is not complete ({record['status']}); `core resume {path}` finishes it")
+    if "exported" in record:
+        raise UserError(f"{path} is an exported model, without what figures need; the report lies in the run itself")
     run = resolve_stored(path).root
     hooks = Hooks(installed(), lambda text: print(f"core: {text}", file=sys.stderr))
     write_report(path, run.system, report_sections(hooks, path))

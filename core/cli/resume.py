@@ -36,7 +36,8 @@ def main(words: list[str]) -> int:
     from core.train.session import open_run
 
     path = Path(runs[0])
-    read_record(path)
+    if "exported" in read_record(path):
+        raise UserError(f"{path} is an exported model, without the state that training goes on from; resume its run")
     resolved = resolve_stored(path, said.overrides)
     _refuse_another_run(resolved, resolve_stored(path) if said.overrides else resolved)
     try:

@@ -118,6 +118,17 @@ class Source(ABC):
         """
         return {}
 
+    def arranged(self, preparation: Mapping[str, Any]) -> Source:
+        """These items with their columns as those of a run, where they differ from the run's in that order alone.
+
+        Args:
+            preparation: of the run's data.
+
+        Raises:
+            UserError: the items, or what is known of them, are others; half a sentence on what differs.
+        """
+        raise UserError("their content or preparation differs")
+
 
 class Items(ABC):
     """Items of a file that was no part of training, prepared as the training items were."""

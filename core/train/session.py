@@ -28,6 +28,7 @@ from core.train.progress import Progress, Silent
 from core.train.provenance import environment, now
 from core.train.ranks import anyone, count_ranks, joined, lost, orphaned, started
 from core.train.rundir import RunDir
+from core.train.seal import model_files, sealed
 from core.train.settings import Run
 from core.train.streams import Streams
 from core.train.tracked import finals, open_track
@@ -299,7 +300,7 @@ def _go(
         from core.report.write import write_report  # draws, and drawing takes a second to import
 
         write_report(run.path, opened.run.system, report_sections(hooks, run.path))
-    run.set(status="done", ended=now(), steps=trainer.place.step)
+    run.set(status="done", ended=now(), steps=trainer.place.step, files=sealed(run.path, model_files(run.path)))
     hooks.fire("core_run_end", run=run, status="done")
     return "done"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from core.errors import RunFailed, UserError
 from core.kinds import Card, Source, System
@@ -16,6 +19,7 @@ from core.train.checkpoint import latest, load
 from core.train.fitted import read_fitted
 from core.train.rundir import RunDir, read_record
 from core.train.schedule import advance
+from core.train.seal import WEIGHTS, check_seal
 from core.train.streams import Streams
 
 PREPARATION = "preparation.json"
@@ -76,26 +80,40 @@ def trained_model(run: Path, system: System, card: Card, seed: int, device: torc
     Raises:
         UserError: the run has no checkpoint, or its weights are of another network.
     """
-    found = latest(run)
-    if found is None:
-        raise UserError(f"{run} holds no checkpoint, so there is no model: `core run --force` trains it again")
-    try:
-        state = load(found[1])
-    except RunFailed as error:
-        raise UserError(str(error)) from None
+    weights, whence = trained_weights(run, read_record(run))
     with torch.random.fork_rng(devices=[]):
         model = system.build(card)
     Streams(seed).initialise(model)
     system.recall(model, read_fitted(run) or {})
-    weights = dict(state.best or state.model)
-    if not state.best:
-        weights |= state.average
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
-            f"the weights of {found[1]} do not fit the network of {run}/config.toml ({' '.join(str(error).split())}): "
+            f"the weights of {whence} do not fit the network of {run}/config.toml ({' '.join(str(error).split())}): "
             "the files are of different runs, or of different versions"
         ) from None
     advance(model, 1.0)
     return model.to(device).eval()
+
+
+def trained_weights(run: Path, record: Mapping[str, Any]) -> tuple[dict[str, Tensor], Path]:
+    """The weights that a run is judged with, and where they stand: in its last checkpoint, or exported.
+
+    Raises:
+        UserError: there are none, they cannot be read, or the run's files are not those that it ended with.
+    """
+    path, found = run / WEIGHTS, latest(run)
+    if not path.exists() and found is None:
+        raise UserError(f"{run} holds no checkpoint, so there is no model: `core run --force` trains it again")
+    check_seal(run, record)
+    if found is None:
+        try:
+            return load_file(path), path
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read: {error}; export the model again with `core export`") from None
+    try:
+        state = load(found[1])
+    except RunFailed as error:
+        raise UserError(str(error)) from None
+    weights = dict(state.best or state.model)
+    return (weights if state.best else weights | state.average), found[1]

@@ -156,6 +156,10 @@ class Statistics:
     zero_G: np.ndarray
     """share of cells in which a gene is 0"""
 
+    def at(self, order_G: np.ndarray) -> Statistics:
+        """The genes in another order."""
+        return Statistics(mean_G=self.mean_G[order_G], sd_G=self.sd_G[order_G], zero_G=self.zero_G[order_G])
+
 
 def statistics(table: ScreenTable, rows: np.ndarray, scale: ScreenScale, kept_G: np.ndarray) -> Statistics:
     """Mean, deviation and zero rate of genes over rows, in one walk.

@@ -5,6 +5,7 @@ B sets, N cells of a set, G genes, P perturbations at most, C covariates, n cell
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ import attrs
 import numpy as np
 import torch
 
+from core.errors import UserError
 from core.kinds.data import Batch, Card, Source, Split
 from core.params import knob, params
 from core.train.streams import Streams, stream_seed
@@ -24,7 +26,7 @@ from plugins.data.perturbation_set import names_of
 from plugins.data.screen_cut import SPLITS, Division, ScreenCut, divide
 from plugins.data.screen_prepare import ScreenPrepare, choose_genes, decide, prepared, statistics, survey
 from plugins.data.screen_split import document, read_split
-from plugins.data.screen_table import ScreenTable, Unit, facts_of
+from plugins.data.screen_table import ScreenTable, Unit, facts_of, some
 
 
 @final
@@ -213,6 +215,34 @@ class ScreenSource(Source):
             "zero_rate": fitted.zero_G.tolist(),
             "split": self.document,
         }
+
+    def arranged(self, preparation: Mapping[str, Any]) -> ScreenSource:
+        """This screen with its genes in the order of a run, if it is the run's own screen, cell by cell.
+
+        That it is so is seen from the cells of each condition and from mean, deviation and zero rate of each gene over
+        the training cells.
+        """
+        own, place = json.loads(json.dumps(self.preparation())), {gene: i for i, gene in enumerate(self.genes)}
+        numbers = ("mean", "sd", "zero_rate")
+        if {*preparation} != {*own}:
+            raise UserError("they are no screen of the run's kind")
+        genes = preparation["genes"]
+        missing = [gene for gene in genes if gene not in place]
+        if missing:
+            raise UserError(f"{len(missing)} of the run's {len(genes)} genes are not there: {some(missing)}")
+        if len(genes) < len(self.genes):
+            raise UserError(f"they have {len(self.genes)} genes and the run {len(genes)}")
+        other = [key for key in own if key not in ("genes", *numbers) and preparation[key] != own[key]]
+        if other:
+            raise UserError(f"their {' and '.join(other)} differ")
+        order_G = np.array([place[gene] for gene in genes])
+        if not all(np.allclose(np.asarray(own[key])[order_G], preparation[key], 1e-5, 1e-7) for key in numbers):
+            raise UserError("their expression differs")
+        arranged = copy.copy(self)
+        arranged.genes = tuple(genes)
+        arranged._kept_G, arranged._statistics = self._kept_G[order_G], self._statistics.at(order_G)
+        arranged.table = attrs.evolve(self.table, values=self.table.values[:, order_G], genes=arranged.genes)
+        return arranged
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
         """Cells in model units, (k, G)."""
