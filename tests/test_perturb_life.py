@@ -11,6 +11,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from core.cli import main
@@ -196,3 +197,80 @@ class TestOrder:
         assert said.code == 2
         assert says in said.err
         assert said.err.count("\n") == 1
+
+
+class TestEmbed:
+    """`core embed`: the network's state of a cell, and the extractor's latents."""
+
+    def embedded(
+        self, core: Callable[..., Any], run: Path, file: Path, out: Path, *words: str
+    ) -> tuple[np.ndarray, anndata.AnnData]:
+        said = core("embed", str(run), str(file), "-o", str(out), *words)
+        assert said.code == 0, said.err
+        got = anndata.read_h5ad(out)
+        return np.asarray(got.obsm["X_cellcore"]), got
+
+    def test_each_cell_gets_a_vector(self, home: Path, core: Callable[..., Any], tmp_path: Path) -> None:
+        """A vector a cell in the order of the file, the file's own content as it was, and who made it."""
+        given = anndata.read_h5ad(home / "new.h5ad")
+        for layer, width in (("last", 8), ("latent", 2)):
+            z_ND, got = self.embedded(core, home / "model", home / "new.h5ad", tmp_path / "z.h5ad", f"--layer={layer}")
+            assert z_ND.shape == (len(given), width)
+            assert np.isfinite(z_ND).all()
+            assert z_ND.std(0).min() > 0
+            np.testing.assert_array_equal(got.X, given.X)
+            assert got.obs_names.tolist() == given.obs_names.tolist()
+            told = got.uns["cellcore"]
+            assert (told["system"], told["layer"]) == ("perturb", layer)
+            assert told["run"] == json.loads((home / "run" / "run.json").read_text())["digest"]
+
+    def test_a_vector_is_the_cells_own(self, home: Path, core: Callable[..., Any], tmp_path: Path) -> None:
+        """Latents hang on neither the other cells nor the order of genes nor how many go into a call."""
+        whole_ND, given = self.embedded(
+            core, home / "model", home / "new.h5ad", tmp_path / "z.h5ad", "--layer=latent", "--patch=4"
+        )
+        some = saved(tmp_path / "some.h5ad", given[3:9, ORDER].copy())
+        part_ND, _ = self.embedded(core, home / "model", some, tmp_path / "y.h5ad", "--layer=latent")
+        np.testing.assert_allclose(part_ND, whole_ND[3:9], rtol=1e-4, atol=1e-6)
+
+    def test_latents_are_the_mean_over_covered_genes(
+        self, home: Path, core: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        """The vector of `latent`, from the extractor's own state: expressed genes alone count."""
+        z_ND, given = self.embedded(core, home / "model", home / "new.h5ad", tmp_path / "z.h5ad", "--layer=latent")
+        from core.cli.apply import open_trained
+
+        trained = open_trained(home / "model", [], sampled=False)
+        counts = np.asarray(given.X, np.float64)
+        logs = torch.from_numpy(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)).astype(np.float32))
+        fitted = trained.model.fitted
+        found = fitted(logs)
+        slow = [(z[on] / fitted.std).mean(0) for z, on in zip(found.z_NKD, found.covered_NK, strict=True)]
+        np.testing.assert_allclose(z_ND, torch.stack(slow), rtol=1e-4, atol=1e-5)
+
+    def test_the_network_is_told_the_perturbations(self, home: Path, core: Callable[..., Any], tmp_path: Path) -> None:
+        """Of `last` a relabelled cell gets another vector, of `latent` the same: it never reads conditions."""
+        other = anndata.read_h5ad(home / "new.h5ad")
+        other.obs["condition"] = other.obs["condition"].astype(str).replace({"B": "C"})
+        file = saved(tmp_path / "other.h5ad", other)
+        changed = (anndata.read_h5ad(home / "new.h5ad").obs["condition"] == "B").to_numpy()
+        for layer in ("last", "latent"):
+            z, y = (
+                self.embedded(core, home / "model", path, tmp_path / "z.h5ad", f"--layer={layer}")[0]
+                for path in (home / "new.h5ad", file)
+            )
+            assert (np.abs(z - y).max(1) > 0)[changed].all() == (layer == "last")
+
+    def test_cells_of_any_condition_have_latents(self, home: Path, core: Callable[..., Any], tmp_path: Path) -> None:
+        """Latents need neither controls nor known perturbations; the network's state needs both, and says so."""
+        alien = anndata.read_h5ad(home / "new.h5ad")
+        alien = alien[(alien.obs["condition"] != "ctrl").to_numpy()].copy()
+        alien.obs["condition"] = alien.obs["condition"].astype(str).replace({"B": "Q"})
+        file, out = saved(tmp_path / "alien.h5ad", alien), tmp_path / "z.h5ad"
+        assert len(self.embedded(core, home / "model", file, out, "--layer=latent")[0]) == len(alien)
+        out.unlink()
+        for layer, says in (("last", "no cell is a control"), ("lattent", "mean 'latent'")):
+            said = core("embed", str(home / "model"), str(file), "-o", str(out), f"--layer={layer}")
+            assert said.code == 2
+            assert says in said.err
+            assert not out.exists()

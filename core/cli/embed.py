@@ -11,8 +11,9 @@ Write FILE with an embedding of each item, as the model of RUN (the directory of
 noised. The training data need not be there.
 
   -o, --out OUT    the file to write
-  --layer NAME     last (default), after all layers, where an item has read the others of its unit; or encoder, before
-                   the first layer, in the system `spatial`
+  --layer NAME     last (default), after all layers: in the system `spatial` an item has read the others of its unit by
+                   then, in `perturb` it is the mean over the genes of a cell, told its perturbations; or encoder
+                   (`spatial`), before the first layer; or latent (`perturb`), the extractor's, mean over genes
   --patch N        most items that the model is shown at once (4096)
 
 Flags of the run's data may follow where FILE keeps things elsewhere: `--data.position KEY`, `--data.layer NAME`."""

@@ -59,12 +59,16 @@ def read_like(
     wanted = read_list(path, *limits) if listed else requests(asked.conditions, *limits) if asked.conditions else None
     origin = home() if listed else path
     notes: list[str] = []
+    alone = "expression" in needs and not {"control", "perturbation"} & {*needs}
     if isinstance(origin, ScreenTable):
         table, given = origin, None
     else:
-        table, given = file_table(origin, preparation, keys, labels, notes), origin
+        table, given = file_table(origin, preparation, keys, labels, notes, conditions=not alone), origin
     shown = Shown(table, preparation, notes)
-    if "expression" in needs:
+    if alone:
+        # Every cell counts as a control cell, so that nothing hangs on what the file calls them.
+        parts, known_fields = shown.own((), 0), frozenset({"expression", "covariate"})
+    elif "expression" in needs:
         parts = shown.own(names, preparation["together"])
         known_fields = frozenset({"expression", "control", "perturbation", "covariate"})
     else:

@@ -5,6 +5,7 @@ n cells, G genes of the run, P perturbations at most, C covariates, k chosen row
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -184,9 +185,18 @@ class Shown:
 
 
 def file_table(
-    path: Path, preparation: Mapping[str, Any], keys: ScreenKeys, labels: Labels, notes: list[str]
+    path: Path,
+    preparation: Mapping[str, Any],
+    keys: ScreenKeys,
+    labels: Labels,
+    notes: list[str],
+    *,
+    conditions: bool = True,
 ) -> ScreenTable:
     """Cells of a file with the covariates of the run; all are control cells if no column names conditions.
+
+    Args:
+        conditions: whether the file's conditions are read; all cells are control cells where they are not.
 
     Raises:
         UserError: no such file, no cell, or one of the run's genes more than once.
@@ -203,7 +213,8 @@ def file_table(
         cells = file.shape[0]
         if not cells:
             raise UserError(f"{file.name} holds no cell")
-        twice = [gene for gene in preparation["genes"] if file.genes.count(gene) > 1]
+        counts = Counter(file.genes)
+        twice = [gene for gene in preparation["genes"] if counts[gene] > 1]
         if twice:
             raise UserError(
                 f"{file.name} names gene {twice[0]!r} more than once: adata.var_names_make_unique() it first"
@@ -211,7 +222,9 @@ def file_table(
         absent = [name for name in names if name not in file.obs]
         if absent:
             notes.append(f"{file.name} has no column {some(absent)} in obs, so it is taken as unknown.")
-        if keys.condition or any(name in file.obs for name in CONDITION):
+        if not conditions:
+            raw_n, members_n = np.array([CONTROL] * cells, dtype=object), [()] * cells
+        elif keys.condition or any(name in file.obs for name in CONDITION):
             read = read_obs(file, attrs.evolve(keys, covariates=("none",), dose=""), labels)
             raw_n, members_n = read.raw_n, read.members_n
         else:

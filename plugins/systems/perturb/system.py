@@ -10,7 +10,7 @@ M cells, G genes, K genes of a step, P perturbations together, D numbers of a la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ from core.train.streams import Streams
 from plugins.systems.perturb import generate
 from plugins.systems.perturb.baselines import TRIVIAL
 from plugins.systems.perturb.cells import Cells
+from plugins.systems.perturb.embed import embed, layers_of
 from plugins.systems.perturb.evaluation import TASK, evaluated
 from plugins.systems.perturb.fitting import fitted_to
 from plugins.systems.perturb.generate import EXPRESSION, LATENT
@@ -282,3 +283,10 @@ class Perturb(System):
             for draw in range(draws)
         ]
         return {name: np.stack([one[name] for one in made]) for name in made[0]}
+
+    def layers(self) -> Mapping[str, tuple[str, ...]]:
+        return layers_of(self)
+
+    def embed(self, model: nn.Module, unit: Batch, layer: str, known: Collection[str], *, patch: int) -> np.ndarray:
+        assert isinstance(model, Responder)
+        return embed(self, model, unit, layer, patch)
