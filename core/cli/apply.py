@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -14,13 +14,18 @@ import torch
 from torch import nn
 
 from core.cli.choose import resolve_stored, resolve_trained
+from core.cli.place import one_of
 from core.errors import UserError
 from core.kinds import Batch, Data, Items, System
 from core.layers import is_flag
+from core.train.streams import Streams
 from core.train.trained import Prepared, finished, read_preparation, trained_model
 
 IDLE = frozenset({"recipe", "metrics", "tracker", "executor", "data"})
 """first words of flags that a trained model has no use for, but for `Data.applied_by`"""
+
+Parts: TypeAlias = Sequence[tuple[Batch, Mapping[str, np.ndarray]]]
+"""each unit of a file with what was made for it, (draws, N, F) by field"""
 
 
 @attrs.frozen(kw_only=True)
@@ -36,37 +41,73 @@ class Trained:
     prepared: Prepared
     model: nn.Module
 
-    def items(self, file: Path, needs: Collection[str]) -> Items:
-        """Read a file as the training data were, and tell how it differs."""
-        items = self.data.like(file, self.prepared.told, needs)
-        for note in items.notes:
-            print(f"core: {note}", file=sys.stderr)
-        return items
+    def sampled(
+        self, file: Path, mode: str, draws: int, seed: int, patch: int, tell: Callable[[str], None]
+    ) -> tuple[Items, Parts, dict[str, Any]]:
+        """What a mode makes of each unit of a file, and facts for its record; `core.kinds.System.generate` tells more.
 
-    def save(
-        self,
-        items: Items,
-        out: Path,
-        parts: Sequence[tuple[Batch, Mapping[str, np.ndarray]]],
-        facts: Mapping[str, Any],
-        words: Sequence[str],
-        *,
-        fresh: bool,
-    ) -> None:
-        """Write what was made of each unit, in the order of the file's rows."""
+        Args:
+            tell: hears how the file differs from the training data.
+
+        Raises:
+            UserError: the file cannot be used, or the mode makes nothing so.
+        """
+        if not self.system.modes()[mode] and draws != 1:
+            raise UserError(
+                f"--draws {draws}: mode {mode} makes items of its own, and those of two draws have nothing in common "
+                "to take a mean of; leave --draws out, and take another --seed for another draw"
+            )
+        self._exactly()
+        items = self._items(file, self.system.modes()[mode], tell)
+        parts = [
+            (unit, self.system.generate(self.model, unit, mode, Streams(seed), index=i, draws=draws, patch=patch))
+            for i, unit in enumerate(items.units())
+        ]
+        return items, parts, {"mode": mode, "draws": draws, "seed": seed, "patch": patch}
+
+    def embedded(
+        self, file: Path, layer: str | None, patch: int, tell: Callable[[str], None]
+    ) -> tuple[Items, Parts, dict[str, Any]]:
+        """What the model makes of each item of a file, and facts for its record.
+
+        Raises:
+            UserError: the file cannot be used, or the system embeds nothing there.
+        """
+        layers = self.system.layers()
+        if not layers:
+            raise UserError(f"the run's system, {self.name}, has no embedding")
+        layer = one_of(layer or next(iter(layers)), layers, "--layer")
+        self._exactly()
+        items = self._items(file, layers[layer], tell)
+        parts = [
+            (unit, {"embedding": self.system.embed(self.model, unit, layer, items.known, patch=patch)[None]})
+            for unit in items.units()
+        ]
+        return items, parts, {"layer": layer, "read": ", ".join(sorted(items.known)), "patch": patch}
+
+    def write(self, items: Items, out: Path, parts: Parts, facts: Mapping[str, Any], *, fresh: bool) -> str:
+        """Write what was made of each unit, in the order of the file's rows; the shape of each field."""
         rows = np.concatenate([unit.fields["index"][unit.real_BN].numpy() for unit, _ in parts])
         back = np.argsort(rows, kind="stable")
         made = {name: np.concatenate([values[name] for _, values in parts], axis=1)[:, back] for name in parts[0][1]}
-        said = {
-            "run": self.digest,
-            "system": self.name,
-            "command": " ".join(["core", *words]),
-            "version": version("cellcore"),
-            **facts,
-        }
+        said = {"run": self.digest, "system": self.name, "version": version("cellcore"), **facts}
         items.save(out, made, said, fresh=fresh)
-        shapes = ", ".join(f"{name} {' x '.join(map(str, values.shape[1:]))}" for name, values in made.items())
-        print(f"{out}  {shapes}")
+        return ", ".join(f"{name} {' x '.join(map(str, values.shape[1:]))}" for name, values in made.items())
+
+    def _items(self, file: Path, needs: Collection[str], tell: Callable[[str], None]) -> Items:
+        items = self.data.like(file, self.prepared.told, needs)
+        for note in items.notes:
+            tell(note)
+        return items
+
+    def _exactly(self) -> None:
+        if next(self.model.parameters()).device.type == "cpu":
+            torch.set_deterministic_debug_mode("error")
+
+
+def say(note: str) -> None:
+    """A note on a file, for whoever reads the command's output."""
+    print(f"core: {note}", file=sys.stderr)
 
 
 def applied(places: Sequence[str], usage: str) -> tuple[Path, Path]:
@@ -143,8 +184,6 @@ def open_trained(run: Path, overrides: Collection[str], *, sampled: bool) -> Tra
     refuse_idle(overrides, resolve_stored(run, []).root.data)
     settings = resolve_trained(run, overrides, sampled=sampled).root
     device = settings.strategy.device(settings.device)
-    if device.type == "cpu":
-        torch.set_deterministic_debug_mode("error")
     return Trained(
         run=run,
         name=record["system"],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from core.cli.place import apart, one_of, whole
-from core.errors import UserError
+from core.cli.place import apart, whole
 
 HELP = """usage: core embed RUN FILE -o OUT [--layer NAME] [--patch N]
 
@@ -27,21 +26,13 @@ def main(words: list[str]) -> int:
     if "help" in said.switches:
         print(HELP)
         return 0
-    from core.cli.apply import applied, open_trained, target_of
+    from core.cli.apply import applied, open_trained, say, target_of
 
     run, file = applied(places, "core embed RUN FILE -o OUT")
     out = target_of(said.options, file)
     patch = whole(said.options.get("patch", "4096"), "--patch", 1)
     trained = open_trained(run, said.overrides, sampled=False)
-    layers = trained.system.layers()
-    if not layers:
-        raise UserError(f"the run's system, {trained.name}, has no embedding")
-    layer = one_of(said.options.get("layer", next(iter(layers))), layers, "--layer")
-    items = trained.items(file, layers[layer])
-    parts = [
-        (unit, {"embedding": trained.system.embed(trained.model, unit, layer, items.known, patch=patch)[None]})
-        for unit in items.units()
-    ]
-    facts = {"layer": layer, "read": ", ".join(sorted(items.known)), "patch": patch}
-    trained.save(items, out, parts, facts, ["embed", *words], fresh=False)
+    items, parts, facts = trained.embedded(file, said.options.get("layer"), patch, say)
+    command = " ".join(["core", "embed", *words])
+    print(f"{out}  {trained.write(items, out, parts, {'command': command, **facts}, fresh=False)}")
     return 0

@@ -35,8 +35,7 @@ def main(words: list[str]) -> int:
     if "help" in said.switches:
         print(HELP)
         return 0
-    from core.cli.apply import applied, open_trained, target_of
-    from core.train.streams import Streams
+    from core.cli.apply import applied, open_trained, say, target_of
 
     run, file = applied(places, "core sample RUN FILE --mode MODE -o OUT")
     out = target_of(said.options, file)
@@ -49,17 +48,8 @@ def main(words: list[str]) -> int:
     if "mode" not in said.options:
         raise UserError(f"what is to be made? Give --mode with one of {', '.join(modes)}")
     mode = one_of(said.options["mode"], modes, "--mode")
-    if not modes[mode] and draws != 1:
-        raise UserError(
-            f"--draws {draws}: mode {mode} makes items of its own, and those of two draws have nothing in common to "
-            "take a mean of; leave --draws out, and take another --seed for another draw"
-        )
     seed = whole(said.options.get("seed", str(trained.seed)), "--seed", 0)
-    items = trained.items(file, modes[mode])
-    parts = [
-        (unit, trained.system.generate(trained.model, unit, mode, Streams(seed), index=i, draws=draws, patch=patch))
-        for i, unit in enumerate(items.units())
-    ]
-    facts = {"mode": mode, "draws": draws, "seed": seed, "patch": patch}
-    trained.save(items, out, parts, facts, ["sample", *words], fresh=not modes[mode])
+    items, parts, facts = trained.sampled(file, mode, draws, seed, patch, say)
+    command = " ".join(["core", "sample", *words])
+    print(f"{out}  {trained.write(items, out, parts, {'command': command, **facts}, fresh=not modes[mode])}")
     return 0

@@ -222,14 +222,15 @@ def file_table(
         absent = [name for name in names if name not in file.obs]
         if absent:
             notes.append(f"{file.name} has no column {some(absent)} in obs, so it is taken as unknown.")
+        unread: tuple[np.ndarray, list[Members]] = np.array([CONTROL] * cells, dtype=object), [()] * cells
         if not conditions:
-            raw_n, members_n = np.array([CONTROL] * cells, dtype=object), [()] * cells
+            raw_n, members_n = unread
         elif keys.condition or any(name in file.obs for name in CONDITION):
             read = read_obs(file, attrs.evolve(keys, covariates=("none",), dose=""), labels)
             raw_n, members_n = read.raw_n, read.members_n
         else:
             notes.append(f"{file.name} names no conditions, so all its cells are taken as control cells.")
-            raw_n, members_n = np.array([CONTROL] * cells, dtype=object), [()] * cells
+            raw_n, members_n = unread
         columns = [[UNKNOWN] * cells if name in absent else levels_of(file, name) for name in names]
         told = Told(
             members_n=members_n,
