@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from core import hdf5
 from core.errors import UserError
 from core.params import fields
 from core.train.streams import Streams
@@ -231,14 +232,14 @@ class TestRefusals:
         """A look that does not end is ended, and the file called damaged; a sound file passes the same look."""
         path = write(tmp_path / "a.h5ad")
         assert reader(path).open().describe().facts["cells"] == 60
-        monkeypatch.setattr(anndata_file, "PROBE", "while True: pass")
-        monkeypatch.setattr(anndata_file, "PROBE_SECONDS", 0.2)
+        monkeypatch.setattr(hdf5, "PROBE", "while True: pass")
+        monkeypatch.setattr(hdf5, "PROBE_SECONDS", 0.2)
         self.refuse(path, "looking through it did not end within 0.2 s: it is damaged")
 
     def test_probe_of_a_file_that_crashes_the_library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A crash takes down the look alone."""
         path = write(tmp_path / "a.h5ad")
-        monkeypatch.setattr(anndata_file, "PROBE", "import os; os.kill(os.getpid(), 11)")
+        monkeypatch.setattr(hdf5, "PROBE", "import os; os.kill(os.getpid(), 11)")
         self.refuse(path, r"the HDF5 library crashed on it \(signal 11\)")
 
     @pytest.mark.slow
@@ -249,7 +250,7 @@ class TestRefusals:
         with path.open("r+b") as stream:
             stream.seek(start)
             stream.write(b"\xff" * 3000)
-        monkeypatch.setattr(anndata_file, "PROBE_SECONDS", 5.0)
+        monkeypatch.setattr(hdf5, "PROBE_SECONDS", 5.0)
         self.refuse(path, "cannot be read as an h5ad file")
 
     def test_no_h5ad(self, tmp_path: Path) -> None:

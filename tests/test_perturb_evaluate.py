@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from core import hdf5
 from core.cli import main
 from realdata import realdata
 from tests.made_screens import GENES, GOLDEN, screen
@@ -30,6 +32,7 @@ def table(groups: dict[str, np.ndarray], genes: tuple[str, ...] = GENES, column:
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`p.h5ad`, `r.h5ad`: the made screen, all conditions predicted; `some.h5ad`: four of them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("plugins.systems.perturb.files.probe", lambda path: None)
     controls, real, predicted = screen()
     table({"ctrl": controls, **real}).write_h5ad("r.h5ad")
     table(predicted).write_h5ad("p.h5ad")
@@ -227,6 +230,31 @@ def test_mistakes(files: Path, capsys: pytest.CaptureFixture[str], words: list[s
     told = capsys.readouterr().err
     assert said in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("look", "said"), [("while True: pass", "did not end within"), ("import os; os.abort()", "crashed")]
+)
+def test_damage_is_looked_for_first(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, look: str, said: str
+) -> None:
+    """A file whose structure hangs or crashes the HDF5 library takes a process of its own with it, and no more."""
+    monkeypatch.setattr("plugins.systems.perturb.files.probe", hdf5.probe)
+    monkeypatch.setattr(hdf5, "PROBE", look)
+    monkeypatch.setattr(hdf5, "PROBE_SECONDS", 0.2 if "while" in look else 60.0)
+    assert main(["evaluate", "p.h5ad", "r.h5ad", "-o", "out.json"]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "it is damaged" in told
+    assert not (files / "out.json").exists()
+
+
+def test_another_hdf5_file(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of HDF5 that holds no cells is no AnnData file."""
+    with h5py.File("other.h5ad", "w") as file:
+        file["matrix"] = np.zeros(3)
+    assert main(["evaluate", "other.h5ad", "r.h5ad"]) == 2
+    assert "cannot be read as an h5ad file" in capsys.readouterr().err
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -269,3 +269,39 @@ class TestEmbed:
             assert said.code == 2
             assert says in said.err
             assert not out.exists()
+
+
+class TestLists:
+    """`core sample RUN LIST`: conditions of a list, control cells of the training data."""
+
+    def test_a_list_becomes_anndata(self, home: Path, core: Callable[..., Any], tmp_path: Path) -> None:
+        """What is written is AnnData whatever the list is, and is what flags for the training file give."""
+        (tmp_path / "list.csv").write_text("condition,cells\nE+A,3\ncontrol,2\nC,\n")
+        made = sampled(core, home / "run", tmp_path / "list.csv", tmp_path / "one.h5ad")
+        assert made.obs["condition"].tolist() == ["A+E"] * 3 + ["control"] * 2 + ["C"] * 6 + ["control"] * 6
+        assert made.obs["predicted"].tolist() == [True] * 11 + [False] * 6
+        words = [f"--data.asked.conditions={tmp_path}/list.csv"]
+        other = sampled(core, home / "run", home / "train.h5ad", tmp_path / "other.h5ad", *words)
+        np.testing.assert_array_equal(made.X, other.X)
+        (tmp_path / "one.csv").touch()
+        said = core("sample", str(home / "run"), str(tmp_path / "list.csv"), "--mode=response", "-o", "one.csv")
+        assert said.code == 2
+        assert "what is written is AnnData; name a file that ends in .h5ad" in said.err
+
+    def test_control_cells_that_are_gone(self, home: Path, core: Callable[..., Any], tmp_path: Path) -> None:
+        """Without the training data a list needs control cells of a file, and is told how to get them."""
+        (tmp_path / "list.csv").write_text("A+E\n")
+        shutil.copytree(home / "model", tmp_path / "model")
+        (home / "train.h5ad").rename(home / "away.h5ad")
+        try:
+            words = ("sample", str(tmp_path / "model"), str(tmp_path / "list.csv"), "--mode=response", "-o")
+            said = core(*words, str(tmp_path / "out.h5ad"))
+            again = core("evaluate", str(tmp_path / "model"))
+        finally:
+            (home / "away.h5ad").rename(home / "train.h5ad")
+        assert said.code == again.code == 2
+        assert "list.csv lists conditions, and control cells are to come from the training data" in said.err
+        assert "--data.asked.conditions" in said.err
+        assert "if the data were moved" in again.err
+        assert not (tmp_path / "out.h5ad").exists()
+        sampled(core, tmp_path / "model", home / "new.h5ad", tmp_path / "o.h5ad", "--data.asked.conditions=A+E")

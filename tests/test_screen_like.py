@@ -105,6 +105,8 @@ def test_control_cells_are_used_alike(folder: Path, data: PerturbH5ad, told: Map
         ("table.csv", "condition,cells,kind\nA+B,4,T\nA+B,,B\nD+E,4,\n"),
         ("table.tsv", "kind\tcondition\nT\tA+B\nB\tctrl+A+B\n\tD+E\n"),
         ("marked.csv", "\ufeffcondition\nA+B\nD+E\n"),
+        ("german.csv", "kind;condition\nT;A+B\nB;A+B\n;D+E\n"),
+        ("quoted.csv", '"condition";"cells"\n"A+B";\n"D+E";\n'),
     ],
 )
 def test_lists_of_conditions(name: str, text: str, folder: Path, data: PerturbH5ad, told: Mapping) -> None:
@@ -245,6 +247,10 @@ def test_requests_that_cannot_be_met(
         ("condition,cells\nA,many\n", "condition 1: cells = 'many' is no whole number"),
         ("condition,cells\nA\n", "condition 1: 1 values under 2 columns"),
         ("condition\nA\nQ\n", "perturbation 'Q'"),
+        (",condition\n0,A\n1,B\n", "column 1 has no name: save the table without its index"),
+        ("condition,condition\nA,B\n", "two columns of one name"),
+        ("condition,cells\nA,1000000000\n", "'A': 1,000,000,000 cells of it make 12,000,000,000 values"),
+        ("condition\nB+A\nA+ctrl+B\n", r"'A\+ctrl\+B' is asked for twice .also as 'B\+A'"),
     ],
 )
 def test_lists_that_cannot_be_read(text: str, says: str, data: PerturbH5ad, told: Mapping, tmp_path: Path) -> None:

@@ -41,6 +41,17 @@ class Trained:
     prepared: Prepared
     model: nn.Module
 
+    def fits(self, out: Path, file: Path) -> None:
+        """Refuse a name that ends as no file of the format that is written.
+
+        Raises:
+            UserError: with the right ending.
+        """
+        ending = self.data.ending(file)
+        if out.suffix != ending:
+            what = "of the input's format" if ending == file.suffix else "AnnData" if ending == ".h5ad" else ending
+            raise UserError(f"-o {out}: what is written is {what}; name a file that ends in {ending}")
+
     def sampled(
         self, file: Path, mode: str, draws: int, seed: int, patch: int, tell: Callable[[str], None]
     ) -> tuple[Items, Parts, dict[str, Any]]:
@@ -125,15 +136,12 @@ def target_of(options: Mapping[str, str], file: Path) -> Path:
     """Where the result goes.
 
     Raises:
-        UserError: nowhere is said, it is the input, its folder is not there, or its name ends otherwise than the
-            input's, whose format it has.
+        UserError: nowhere is said, it is the input, or its folder is not there.
     """
     if "out" not in options:
         raise UserError("where to? Name the file to write with -o")
     out = Path(options["out"])
     writable(out)
-    if out.suffix != file.suffix:
-        raise UserError(f"-o {out}: what is written is of the input's format; name a file that ends in {file.suffix}")
     if out.exists() and file.exists() and out.samefile(file):
         raise UserError(f"-o {out} is the input itself; name another file to write")
     return out

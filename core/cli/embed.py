@@ -32,6 +32,7 @@ def main(words: list[str]) -> int:
     out = target_of(said.options, file)
     patch = whole(said.options.get("patch", "4096"), "--patch", 1)
     trained = open_trained(run, said.overrides, sampled=False)
+    trained.fits(out, file)
     items, parts, facts = trained.embedded(file, said.options.get("layer"), patch, say)
     command = " ".join(["core", "embed", *words])
     print(f"{out}  {trained.write(items, out, parts, {'command': command, **facts}, fresh=False)}")

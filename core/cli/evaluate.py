@@ -72,7 +72,16 @@ def main(words: list[str]) -> int:
     if "out" in said.options:
         writable(Path(said.options["out"]))
     record = finished(path)
-    opened = open_run(resolve_trained(path, said.overrides, free=["metrics"]))
+    resolved = resolve_trained(path, said.overrides, free=["metrics"])
+    try:
+        opened = open_run(resolved)
+    except UserError as error:
+        hint = (
+            ""
+            if said.overrides
+            else f"; if the data were moved, `core evaluate {path} --data FILE` says where they are"
+        )
+        raise UserError(f"{error}{hint}") from None
     source = opened.source
     if opened.card.fingerprint != record["data"]["fingerprint"]:
         try:

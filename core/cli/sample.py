@@ -42,6 +42,7 @@ def main(words: list[str]) -> int:
     draws = whole(said.options.get("draws", "1"), "--draws", 0, MOST_DRAWS)
     patch = whole(said.options.get("patch", "4096"), "--patch", 8)
     trained = open_trained(run, said.overrides, sampled=True)
+    trained.fits(out, file)
     modes = trained.system.modes()
     if not modes:
         raise UserError(f"the run's system, {trained.name}, cannot be sampled")

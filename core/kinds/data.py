@@ -194,3 +194,7 @@ class Data(Plugin):
             UserError: this kind of data reads no other file, or the file cannot be used; one sentence.
         """
         raise UserError(f"data of kind {type(self).__name__} cannot read another file for a trained model")
+
+    def ending(self, path: Path) -> str:
+        """How the name of a file ends that `Items.save` writes for the items of another: as that one's by default."""
+        return path.suffix

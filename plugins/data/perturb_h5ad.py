@@ -105,6 +105,9 @@ class PerturbH5ad(Data):
         """Conditions to predict from control cells of another file, or its cells; see `screen_like.read_like`."""
         return read_like(path, preparation, needs, self._keys(), self._labels(), self.asked, lambda: found(self.path))
 
+    def ending(self, path: Path) -> str:
+        return ".h5ad"
+
     def _keys(self) -> ScreenKeys:
         return ScreenKeys(condition=self.condition, covariates=self.covariates, dose=self.dose, layer=self.layer)
 

@@ -97,6 +97,9 @@ class Screen(Data):
         """Conditions to predict from the simulated control cells or those of a file; see `screen_like.read_like`."""
         return read_like(path, preparation, needs, ScreenKeys(), Labels(), self.asked, lambda: self._simulate()[0])
 
+    def ending(self, path: Path) -> str:
+        return ".h5ad"
+
     def conditions(self) -> list[Members]:
         """Control, singles and doubles; each perturbation is in about as many doubles as any other."""
         names = self._names()[1]

@@ -91,13 +91,20 @@ def read_list(
         raise UserError(
             f"{path} cannot be read as a list of conditions ({' '.join(str(error).split())[:120]})"
         ) from None
-    delimiter = "\t" if path.suffix.lower() == ".tsv" or "\t" in text.partition("\n")[0] else ","
-    lines = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    lines = [
+        row
+        for row in csv.reader(io.StringIO(text), delimiter=_delimiter(path, text))
+        if any(cell.strip() for cell in row)
+    ]
     if not lines:
         raise UserError(f"{path.name} lists no condition: give one a line, or a table with a column {CONDITION!r}")
     head = [cell.strip() for cell in lines[0]]
     allowed = [CONDITION, CELLS, *covariates]
     if CONDITION in head:
+        if "" in head:
+            raise UserError(f"{path.name}: column {head.index('') + 1} has no name: save the table without its index")
+        if len(set(head)) < len(head):
+            raise UserError(f"{path.name} has two columns of one name among {', '.join(head)}: keep one of each")
         strange = [name for name in head if name not in allowed]
         if strange:
             raise UserError(
@@ -123,6 +130,15 @@ def read_list(
     if not found:
         raise UserError(f"{path.name} lists no condition below its column names")
     return _checked(found, names, together, path.name)
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """What stands between columns: a tab, a comma, or a semicolon where the column names are so separated."""
+    first = text.partition("\n")[0]
+    if path.suffix.lower() == ".tsv" or "\t" in first:
+        return "\t"
+    names = [name.strip().strip('"') for name in first.split(";")]
+    return ";" if len(names) > 1 and CONDITION in names else ","
 
 
 def _request(

@@ -57,7 +57,7 @@ def read_like(
     if listed and asked.conditions:
         raise UserError(f"{path} lists conditions and asked.conditions does so too: give one of them")
     wanted = read_list(path, *limits) if listed else requests(asked.conditions, *limits) if asked.conditions else None
-    origin = home() if listed else path
+    origin = _at_home(home, path) if listed else path
     notes: list[str] = []
     alone = "expression" in needs and not {"control", "perturbation"} & {*needs}
     if isinstance(origin, ScreenTable):
@@ -77,6 +77,16 @@ def read_like(
         )
         known_fields = frozenset({"control", "perturbation", "covariate"})
     return NewScreen(given=given, known=known_fields, notes=tuple(notes), shown=shown, parts=tuple(parts))
+
+
+def _at_home(home: Home, path: Path) -> Path | ScreenTable:
+    try:
+        return home()
+    except UserError as error:
+        raise UserError(
+            f"{path.name} lists conditions, and control cells are to come from the training data: {error} Or give an "
+            f".h5ad file of control cells, and --data.asked.conditions {path}"
+        ) from None
 
 
 @final

@@ -24,6 +24,9 @@ from plugins.data.screen_prepare import ScreenScale, check_scale, survey
 from plugins.data.screen_read import CONDITION, ScreenKeys, Told, levels_of, read_obs, table_of
 from plugins.data.screen_table import UNKNOWN, ScreenTable, some
 
+MOST_VALUES = 2**31
+"""of cells to make times genes: 8 GiB"""
+
 
 @final
 @attrs.frozen(kw_only=True)
@@ -170,6 +173,12 @@ class Shown:
                 here = [size for unit, size in zip(self.table.units, self.table.counts().values(), strict=True)
                         if unit.members == one.members and unit.levels == levels]  # fmt: skip
                 count = one.cells or cells or (here[0] if here and one.members else len(pool))
+                values = (sum(len(part.control) for part in parts) + count) * len(self.genes)
+                if values > MOST_VALUES:
+                    raise UserError(
+                        f"{one.label!r}: {count:,} cells of it make {values:,} values in all, and {MOST_VALUES:,} is "
+                        "the most that is held in memory: ask for fewer cells, or in several calls"
+                    )
                 control = _drawn(pool, count, name)
                 parts.append(
                     Part(name=name, label=one.label, members=one.members, levels=levels, rows=None, control=control)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from core.errors import UserError
+from core.hdf5 import probe
 from core.names import near
 from plugins.systems.perturb.conditions import CONTROL, canonical
 
@@ -101,6 +102,7 @@ def _open(name: str) -> Any:
         raise UserError(
             f"{name} {what}; two .h5ad files are wanted, the predicted and the real.{near(path.name, beside)}"
         )
+    probe(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
