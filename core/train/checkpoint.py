@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,16 @@ def load(path: Path) -> Checkpoint:
         model = load_file(path / "model.safetensors")
         average, best = (_load_if_there(path / name) for name in ("average.safetensors", "best.safetensors"))
         trainer = torch.load(path / "trainer.pt", weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise RunFailed(
+            f"checkpoint {path} cannot be read: trainer.pt is damaged or asks for code to be run, and nothing was "
+            "run. Delete it to go on from the one before"
+        ) from error
     except Exception as error:
-        raise RunFailed(f"checkpoint {path} cannot be read: {error}. Delete it to go on from the one before") from error
+        reason = " ".join(str(error).split())
+        raise RunFailed(
+            f"checkpoint {path} cannot be read: {reason}. Delete it to go on from the one before"
+        ) from error
     return Checkpoint(int(path.name.removeprefix("step-")), model, average, best, trainer)
 
 

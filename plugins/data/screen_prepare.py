@@ -128,21 +128,37 @@ def decide(where: str, knobs: ScreenPrepare, train: Survey, everything: Survey) 
     return ScreenScale(transform=chosen, reason=f"{reason}: {meaning[chosen]}", target_sum=knobs.target_sum)
 
 
-def check_scale(where: str, transform: str, seen: Survey) -> None:
+def check_scale(where: str, transform: str, seen: Survey, *, trained: bool = False) -> None:
     """Refuse counts where logarithms were said, and the reverse.
+
+    Args:
+        trained: the transform is that of a run, to which the values are shown, and can no longer be chosen.
 
     Raises:
         UserError: with what to say instead.
     """
-    if transform == "none" and seen.high >= HIGHEST:
+    layer = "name a matrix of {} with --data.layer"
+    if transform == "none" and (seen.high >= HIGHEST or (seen.whole and seen.high > 1)):
+        how = f"reaches {seen.high:g}" if seen.high >= HIGHEST else f"holds whole numbers only, up to {seen.high:g}"
+        fix = (
+            f"these look like counts, and the run was trained on logarithms: {layer.format('logarithms')}"
+            if trained
+            else "these look like counts (prepare.transform = 'counts') or like values that were not logged "
+            "(prepare.transform = 'log1p')"
+        )
         raise UserError(
-            f"{where} reaches {seen.high:g}, and log1p of normalised counts stays below {HIGHEST:g}: these look like "
-            "counts (prepare.transform = 'counts') or like values that were not logged (prepare.transform = 'log1p')"
+            f"{where} {how}, and log1p of normalised counts is made of fractions and stays below {HIGHEST:g}: {fix}"
         )
     if transform != "none" and not seen.whole and seen.high < HIGHEST:
+        fix = (
+            f"the run was trained on {'counts' if transform == 'counts' else 'values that were not logged'}: "
+            f"{layer.format('such values')}"
+            if trained
+            else "set prepare.transform = 'none', or name a matrix of counts with `layer`"
+        )
         raise UserError(
-            f"{where} holds fractions below {HIGHEST:g} (up to {seen.high:g}), which look like logarithms already: set "
-            "prepare.transform = 'none', or name a matrix of counts with `layer`"
+            f"{where} holds fractions below {HIGHEST:g} (up to {seen.high:g}), which look like logarithms already: "
+            f"{fix}"
         )
 
 

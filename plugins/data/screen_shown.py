@@ -55,7 +55,7 @@ class Shown:
         self._scale = ScreenScale(
             transform=preparation["transform"], reason="as the training cells", target_sum=preparation["target_sum"]
         )
-        check_scale(table.where, self._scale.transform, survey(table, np.arange(table.cells)))
+        check_scale(table.where, self._scale.transform, survey(table, np.arange(table.cells)), trained=True)
         column = {gene: i for i, gene in enumerate(table.genes)}
         self._shared_G = np.array([gene in column for gene in self.genes])
         self._column = np.array([column[gene] for gene in self.genes if gene in column], np.int64)

@@ -166,12 +166,13 @@ def _matrix(path: Path, table: Any, layer: str, total: float) -> np.ndarray | sp
             f"{path}: {where} goes down to {low:.3g}, and log1p expression is never below 0: clip predictions at 0, or "
             "name the layer that is not scaled"
         )
+    whole = bool((values == np.floor(values)).all())
     if total:
-        whole = bool((values == np.floor(values)).all())
         return _normalised(matrix, total) if whole else matrix
-    if high > LARGEST:
+    if high > LARGEST or (whole and high > 1):
+        what = f"goes up to {high:.4g}" if high > LARGEST else f"holds whole numbers only, up to {high:.4g}"
         raise UserError(
-            f"{path}: {where} goes up to {high:.4g}, so it holds counts and no log1p: name a log1p layer, or have "
+            f"{path}: {where} {what}, so it holds counts and no log1p: name a log1p layer, or have "
             "counts scaled with --total 10000"
         )
     return matrix
