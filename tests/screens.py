@@ -9,8 +9,8 @@ import anndata
 import numpy as np
 import scipy.sparse as sp
 
+from core.condition import Labels
 from plugins.data.perturb_h5ad import PerturbH5ad
-from plugins.data.perturbation_set import Labels
 from plugins.data.screen import Screen
 from plugins.data.screen_asked import Asked
 from plugins.data.screen_cut import ScreenCut

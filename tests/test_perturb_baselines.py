@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.linear_model import Ridge
 
+from core.condition import CONTROL, apart, joined
 from core.errors import UserError
 from plugins.systems.perturb.baselines import PENALTIES, Baseline, Train, fit
-from plugins.systems.perturb.conditions import CONTROL, canonical, joined, split
 from plugins.systems.perturb.shifted import LIFT, shifted
 
 law = settings(deadline=None, max_examples=30)
@@ -117,7 +117,7 @@ def test_nearest(train: Train, fitted: dict[str, Baseline]) -> None:
     """A condition of training is its own nearest; an unseen pair takes the one that shares most."""
     effect = fitted["nearest seen perturbation"].effect
     for name in SEEN:
-        np.testing.assert_array_equal(effect(split(name)[0])[0], train.effects[name])
+        np.testing.assert_array_equal(effect(apart(name)[0])[0], train.effects[name])
     found = effect(("B", "C"))[0]
     assert any(np.array_equal(found, train.effects[name]) for name in ("B", "C"))
     found, said = effect(("K",))
@@ -200,19 +200,3 @@ def test_refused(raw: dict[str, np.ndarray]) -> None:
             Train(**{**good, **change})
     alone = fit(Train(**{**good, "means": {}, "counts": {}}))
     assert [baseline.name for baseline in alone] == ["control mean", "control resample"]
-
-
-@pytest.mark.parametrize(
-    ("raw_name", "wanted"),
-    [
-        ("A+B", "A+B"), ("B+A", "A+B"), ("A+ctrl", "A"), ("ctrl+A", "A"), ("A+control", "A"), ("ctrl", CONTROL),
-        ("control+control", CONTROL), ("non-targeting", CONTROL), ("NT", CONTROL), (" A + B ", "A+B"), ("A+A", "A"),
-        ("scrambled", CONTROL), ("C+B+A", "A+B+C"), ("A+scrambled", "A"),
-    ],
-)  # fmt: skip
-def test_canonical(raw_name: str, wanted: str) -> None:
-    """Every spelling of a set of perturbations becomes one; further labels of controls are known."""
-    assert canonical(raw_name, ("scrambled",)) == wanted
-    assert split(joined(wanted, "K562")) == (split(wanted)[0], "K562")
-    with pytest.raises(UserError, match="names no perturbation"):
-        canonical(" + ")

@@ -249,6 +249,22 @@ def test_damage_is_looked_for_first(
     assert not (files / "out.json").exists()
 
 
+def test_labels_are_read_as_training_data_are(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One more label of controls, in any case, and a label that is none."""
+    some = anndata.read_h5ad("some.h5ad")
+    some.obs["condition"] = some.obs["condition"].astype(str).replace({"G4": "Vehicle+G4", "G1+G2": "G2+ctrl+G1"})
+    some.write_h5ad("said.h5ad")
+    words = ["--metrics", "mse", "--no-ceiling", "--no-baselines", "-o"]
+    assert main(["evaluate", "said.h5ad", "r.h5ad", "--control", "vehicle", *words, "a.json"]) == 0
+    assert main(["evaluate", "some.h5ad", "r.h5ad", *words, "b.json"]) == 0
+    key = ("model", "mse")
+    assert scores(files / "a.json")[key]["by_condition"] == scores(files / "b.json")[key]["by_condition"]
+    some.obs["condition"] = some.obs["condition"].astype(str).replace({"G5": "G5+"})
+    some.write_h5ad("said.h5ad")
+    assert main(["evaluate", "said.h5ad", "r.h5ad"]) == 2
+    assert "the label 'G5+' names a perturbation without a name" in capsys.readouterr().err
+
+
 def test_another_hdf5_file(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file of HDF5 that holds no cells is no AnnData file."""
     with h5py.File("other.h5ad", "w") as file:

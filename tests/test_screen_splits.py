@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.condition import Members, names_of, read_canonical
 from core.errors import UserError
-from plugins.data.perturbation_set import Members, names_of, read_canonical
 from plugins.data.screen_cut import SPLITS, Division, ScreenCut, divide
 from plugins.data.screen_schemes import COMBOSCIPLEX7, additive
 from plugins.data.screen_split import document, read_split, write_split

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, final
 
 import attrs
 
+from core.condition import ALIASES, Labels
 from core.kinds.data import Data
 from core.params import group, knob, params
 from plugins.data.anndata_file import AnnDataFile
-from plugins.data.perturbation_set import ALIASES, Labels
 from plugins.data.screen_cut import ScreenCut
 from plugins.data.screen_like import Asked, NewScreen, read_like
 from plugins.data.screen_prepare import ScreenPrepare

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, final
 import attrs
 import numpy as np
 
+from core.condition import Labels, Members, spell
 from core.errors import UserError
 from core.kinds.data import Data
 from core.params import group, knob, params
-from plugins.data.perturbation_set import Labels, Members, spell
 from plugins.data.screen_cut import ScreenCut
 from plugins.data.screen_law import Law, generator, grow
 from plugins.data.screen_like import Asked, NewScreen, read_like

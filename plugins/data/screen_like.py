@@ -14,10 +14,10 @@ import attrs
 import numpy as np
 import torch
 
+from core.condition import CONTROL, Labels, spell
 from core.errors import UserError
 from core.kinds.data import Batch, Items
 from plugins.data.like import write_anndata
-from plugins.data.perturbation_set import CONTROL, Labels, spell
 from plugins.data.screen_asked import LISTS, Asked, read_list, requests
 from plugins.data.screen_read import ScreenKeys
 from plugins.data.screen_shown import Part, Shown, file_table

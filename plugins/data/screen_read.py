@@ -13,10 +13,10 @@ from typing import Any, final
 import attrs
 import numpy as np
 
+from core.condition import Labels, Members
 from core.errors import UserError
 from core.names import near
 from plugins.data.anndata_file import AnnDataFile
-from plugins.data.perturbation_set import Labels, Members
 from plugins.data.screen_table import UNKNOWN, ScreenTable, build_units, some, without_few
 
 CONDITION = ("condition", "perturbation", "perturbation_name", "perturbations", "target_gene", "gene", "treatment")

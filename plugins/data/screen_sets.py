@@ -17,12 +17,12 @@ import attrs
 import numpy as np
 import torch
 
+from core.condition import names_of
 from core.errors import UserError
 from core.kinds.data import Batch, Card, Source, Split
 from core.params import knob, params
 from core.train.streams import Streams, stream_seed
 from plugins.data.cells import dense
-from plugins.data.perturbation_set import names_of
 from plugins.data.screen_cut import SPLITS, Division, ScreenCut, divide
 from plugins.data.screen_prepare import ScreenPrepare, choose_genes, decide, prepared, statistics, survey
 from plugins.data.screen_split import document, read_split

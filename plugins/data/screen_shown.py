@@ -13,12 +13,12 @@ from typing import Any, final
 import attrs
 import numpy as np
 
+from core.condition import CONTROL, WITHIN, Labels, Members, known, spell
 from core.errors import UserError
 from core.names import near
 from core.train.streams import stream_seed
 from plugins.data.anndata_file import AnnDataFile
 from plugins.data.cells import dense
-from plugins.data.perturbation_set import CONTROL, WITHIN, Labels, Members, known, spell
 from plugins.data.screen_asked import Request
 from plugins.data.screen_prepare import ScreenScale, check_scale, survey
 from plugins.data.screen_read import CONDITION, ScreenKeys, Told, levels_of, read_obs, table_of

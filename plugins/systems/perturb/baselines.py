@@ -14,8 +14,8 @@ from typing import final
 import attrs
 import numpy as np
 
+from core.condition import apart
 from core.errors import UserError
-from plugins.systems.perturb.conditions import split
 from plugins.systems.perturb.shifted import shifted
 
 TRIVIAL = ("control mean", "control resample", "perturbed mean", "perturbed mean by condition")
@@ -46,7 +46,7 @@ class Train:
     """stratum -> (n, G) control cells; the stratum is empty where there is one"""
 
     def __attrs_post_init__(self) -> None:
-        lacking = sorted({split(name)[1] for name in self.means} - self.controls.keys())
+        lacking = sorted({apart(name)[1] for name in self.means} - self.controls.keys())
         if lacking:
             raise UserError(
                 f"training conditions of {lacking} have no controls of their own; take them out of training"
@@ -63,14 +63,14 @@ class Train:
     @cached_property
     def effects(self) -> dict[str, np.ndarray]:
         """Condition -> (G,), in the order of names."""
-        return {name: self.means[name] - self.control_means[split(name)[1]] for name in sorted(self.means)}
+        return {name: self.means[name] - self.control_means[apart(name)[1]] for name in sorted(self.means)}
 
     @cached_property
     def by_set(self) -> dict[tuple[str, ...], np.ndarray]:
         """Perturbations of a condition -> its effect, mean over strata."""
         found: dict[tuple[str, ...], list[np.ndarray]] = {}
         for name, effect_G in self.effects.items():
-            found.setdefault(split(name)[0], []).append(effect_G)
+            found.setdefault(apart(name)[0], []).append(effect_G)
         return {names: np.mean(effects, 0) for names, effects in found.items()}
 
     @cached_property
@@ -117,7 +117,7 @@ class Baseline:
         Raises:
             UserError: no controls are known for its stratum.
         """
-        names, stratum = split(condition)
+        names, stratum = apart(condition)
         self._controls(stratum, condition)
         return np.maximum(self.train.control_means[stratum] + self.effect(names)[0], 0.0)
 
@@ -129,14 +129,14 @@ class Baseline:
         Raises:
             UserError: no controls are known for its stratum.
         """
-        controls = self._controls(split(condition)[1], condition)
+        controls = self._controls(apart(condition)[1], condition)
         drawn = rng.choice(len(controls), count, replace=self.resamples or count > len(controls))
         cells = np.asarray(controls[drawn], np.float32)
         return cells if self.resamples else shifted(cells, self.mean(condition), rng)
 
     def told(self, condition: str) -> str:
         """What was not known of a condition, and what was done instead; nothing where all was known."""
-        return self.effect(split(condition)[0])[1]
+        return self.effect(apart(condition)[0])[1]
 
     def _controls(self, stratum: str, condition: str) -> np.ndarray:
         if stratum not in self.train.controls:
@@ -228,7 +228,7 @@ def ridge(train: Train) -> Effect:
     perturbed mean, is predicted.
     """
     index = {name: i for i, name in enumerate(train.perturbations)}
-    hot_NT = np.stack([_hot(split(name)[0], index) for name in train.effects])
+    hot_NT = np.stack([_hot(apart(name)[0], index) for name in train.effects])
     effect_NG = np.stack([*train.effects.values()])
     middle_T, middle_G = hot_NT.mean(0), effect_NG.mean(0)
     u, s, vt = np.linalg.svd(hot_NT - middle_T, full_matrices=False)

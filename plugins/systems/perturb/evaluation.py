@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, final
 import attrs
 import numpy as np
 
+from core.condition import apart
 from core.kinds import Evaluation, Score, Source
 from core.kinds.comparison import Truth
 from core.score import MODEL
 from core.train.streams import Streams
 from plugins.systems.perturb.baselines import Baseline, Train, fit
 from plugins.systems.perturb.cells import Cells
-from plugins.systems.perturb.conditions import split as parts_of
 from plugins.systems.perturb.generate import calls
 from plugins.systems.perturb.judge import Judged
 from plugins.systems.perturb.network import Responder
@@ -51,7 +51,7 @@ def evaluated(system: Perturb, model: Responder, source: Source, split: str, str
     baselines = fit(train)
     strata: dict[str, list[Unit]] = {}
     for unit in units(source, split, streams):
-        if parts_of(unit.name)[0]:
+        if apart(unit.name)[0]:
             strata.setdefault(unit.stratum, []).append(unit)
     judged: dict[str, Judged] = {}
     notes: list[str] = []
@@ -68,7 +68,7 @@ def evaluated(system: Perturb, model: Responder, source: Source, split: str, str
             groups={one.name: one.expression for one in wanted},
             reference=train.controls[stratum],
             features=genes,
-            known={name: mean for name, mean in train.means.items() if parts_of(name)[1] == stratum},
+            known={name: mean for name, mean in train.means.items() if apart(name)[1] == stratum},
             own={one.name: one.name.partition("|")[0] for one in wanted},
         )
         standing = stand(truth, made, train, system.metrics, rng)
@@ -87,7 +87,7 @@ def units(source: Source, split: str, streams: Streams) -> Iterator[Unit]:
         cells = Cells.of(unit)
         yield Unit(
             name=unit.units[0],
-            stratum=parts_of(unit.units[0])[1],
+            stratum=apart(unit.units[0])[1],
             expression=cells.expression.numpy(),
             control=cells.control.numpy(),
             perturbation=cells.perturbation.numpy(),
@@ -98,7 +98,7 @@ def train_of(source: Source, streams: Streams) -> Train:
     """Means of training conditions and all training controls."""
     means, counts, controls = {}, {}, {}
     for unit in units(source, "train", streams):
-        if parts_of(unit.name)[0]:
+        if apart(unit.name)[0]:
             means[unit.name] = unit.expression.mean(0, dtype=np.float64)
             counts[unit.name] = len(unit.expression)
         else:

@@ -11,10 +11,10 @@ import attrs
 import numpy as np
 import scipy.sparse as sp
 
+from core.condition import ALIASES, CONTROL, Labels, spell
 from core.errors import UserError
 from core.hdf5 import probe
 from core.names import near
-from plugins.systems.perturb.conditions import CONTROL, canonical
 
 COLUMNS = ("condition", "perturbation", "target", "target_gene", "gene", "guide_identity")
 """columns of `obs` that are looked for, in this order"""
@@ -127,7 +127,7 @@ def _cells(path: Path, table: Any, keys: Keys, layer: str) -> Cells:
     if not len(table):
         raise UserError(f"{path} holds no cell")
     raw = _column(path, table, keys.condition, "--condition")
-    named = {label: canonical(label, (keys.control,) if keys.control else ()) for label in {*raw}}
+    named = _named(path, {*raw}, keys)
     strata = _column(path, table, keys.stratum, "--stratum") if keys.stratum else np.full(len(raw), "", object)
     return Cells(
         path=path,
@@ -136,6 +136,18 @@ def _cells(path: Path, table: Any, keys: Keys, layer: str) -> Cells:
         conditions=np.array([named[label] for label in raw], object),
         strata=strata,
     )
+
+
+def _named(path: Path, labels: set[str], keys: Keys) -> dict[str, str]:
+    """Canonical texts of labels."""
+    reading = Labels(control=(*ALIASES, *filter(None, [keys.control.strip()])))
+    found = {}
+    for label in sorted(labels):
+        try:
+            found[label] = spell(reading.read(label))
+        except ValueError as error:
+            raise UserError(f"{path}: obs[{keys.condition!r}]: the label {label!r} {error}") from None
+    return found
 
 
 def _column(path: Path, table: Any, name: str, flag: str) -> np.ndarray:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.condition import ALIASES, Labels, apart, category, joined, known, read_canonical, spell
 from core.errors import UserError
-from plugins.data.perturbation_set import ALIASES, Labels, category, known, read_canonical, spell
 
 NAMES = st.text("ABCdef123-._ ()", min_size=1, max_size=6).filter(
     lambda name: name == name.strip() and name.casefold() not in {alias.casefold() for alias in ALIASES}
@@ -31,6 +31,15 @@ def test_order_repetition_and_controls_do_not_matter(members: set[str], data: st
 def test_different_sets_stay_apart(one: set[str], other: set[str]) -> None:
     """Two conditions have one canonical text exactly when they are one set."""
     assert (spell(tuple(sorted(one))) == spell(tuple(sorted(other)))) == (one == other)
+
+
+@SPELL_OUT
+@given(members=SETS, stratum=NAMES)
+def test_a_unit_comes_apart_again(members: set[str], stratum: str) -> None:
+    """Condition and stratum of a unit's name are those that it was joined of, with a stratum and without."""
+    text = spell(tuple(sorted(members)))
+    assert apart(joined(text, stratum)) == (tuple(sorted(members)), stratum)
+    assert apart(joined(text, "")) == (tuple(sorted(members)), "")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,17 @@ def read_canonical(text: str) -> Members:
     return () if text == CONTROL else tuple(sorted(set(text.split(JOIN))))
 
 
+def apart(name: str) -> tuple[Members, str]:
+    """Perturbations and stratum of a unit's name: `A+B|K562` -> (A, B) and `K562`; () for controls."""
+    text, _, stratum = name.partition(WITHIN)
+    return read_canonical(text), stratum
+
+
+def joined(text: str, stratum: str) -> str:
+    """A canonical text with its stratum, which may be empty."""
+    return f"{text}{WITHIN}{stratum}" if stratum else text
+
+
 def known(members: Members, names: Collection[str], who: str) -> None:
     """Refuse perturbations that a model has no code for.
 
