@@ -156,7 +156,7 @@ def of_sets(how: tuple[tuple[str, object], ...]) -> nn.Module:
     return network("perceiver", how=dict(how))
 
 
-@pytest.mark.parametrize("how", [{}, {"frame.combine": "sum"}, {"frame.average_control": True}], ids=str)
+@pytest.mark.parametrize("how", [{}, {"frame.combine": "mean"}, {"frame.combine": "mean", "frame.average_control": True}], ids=str)
 @law
 @given(members=st.sets(st.integers(1, 4), max_size=3), data=st.data())
 def test_perturbations_are_a_set(how: dict[str, object], members: set[int], data: st.DataObject) -> None:
@@ -179,7 +179,7 @@ def test_perturbations_are_a_set(how: dict[str, object], members: set[int], data
 
 def test_average_with_control() -> None:
     """As in scDFM if asked: a single is the mean of its embedding and the control's, a pair that of its members."""
-    net = network("perceiver", how={"frame.average_control": True}).perturbations
+    net = network("perceiver", how={"frame.combine": "mean", "frame.average_control": True}).perturbations
     embed = network("perceiver").genes
     codes = torch.tensor([[1, 0], [1, 2], [0, 0]])
     with torch.no_grad():
@@ -376,7 +376,7 @@ def test_data_without_perturbations() -> None:
 
 
 CHANGES = {
-    "frame.heads": 4, "frame.neighbours": 2, "frame.combine": "sum", "frame.average_control": True,
+    "frame.heads": 4, "frame.neighbours": 2, "frame.combine": "mean", "frame.product": False,
     "frame.condition": "time", "frame.adapter": "add", "frame.time_scale": 1.0, "frame.latent_bottleneck": 5,
     "frame.latent_act": "gelu", "frame.decoder_depth": 2, "frame.zero": False,
 }  # fmt: skip

@@ -92,6 +92,9 @@ class System(Plugin):
     sampled_by: ClassVar[tuple[str, ...]] = ()
     """fields that act when a trained model is sampled and not before, so that they may be said of a finished run"""
 
+    suggests: ClassVar[Mapping[str, Any]] = {}
+    """settings of a run, by flag, that suit the system better than the general defaults; any flag or recipe outranks"""
+
     @property
     def headline(self) -> str:
         """`task/metric` of the score that a comparison is decided by unless its plan says otherwise."""
