@@ -227,8 +227,11 @@ def _suggested(layers: list[Layer], registry: Registry) -> list[Layer]:
     name, origin = said[-1] if said else (registry.default("system"), "default")
     if not name or isinstance(name, Bare):
         return []
+    from core.kinds import System
+
     row = registry.find("system", str(name), origin).row
-    suggested = row.load().suggests
+    cls = row.load()
+    suggested = cls.suggests if issubclass(cls, System) else {}
     return [Layer("system", {key: (value, f"system {row.name}") for key, value in suggested.items()})] * bool(suggested)
 
 
