@@ -64,6 +64,8 @@ class Evaluation:
     scores: tuple[Score, ...]
     notes: tuple[str, ...] = ()
     arrays: dict[str, np.ndarray] = attrs.field(factory=dict)
+    groups: dict[str, str] = attrs.field(factory=dict)
+    """what kind of test each unit is, by its name (`combo_seen1`); reports break scores down by it"""
 
 
 @attrs.frozen(kw_only=True)
