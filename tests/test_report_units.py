@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.kinds import Evaluation, Score
 from core.report import units
+from core.report.console import WIDTH, print_scores
 from core.report.page import Page, render, verdicts
 from core.report.units import group_tables, unit_tables
 
@@ -60,7 +62,7 @@ def test_groups_have_means_and_the_best_baseline_there() -> None:
     assert group_tables(evaluation({"A": "pair", "B": "pair", "C": "pair"})) == []
 
 
-def test_many_units_are_cut_and_said(monkeypatch) -> None:
+def test_many_units_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page lists so many units and says how many there are; a short table is open, a long one folded."""
     monkeypatch.setattr(units, "MOST", 50)
     of = {f"u{i}": float(i) for i in range(60)}
@@ -95,3 +97,14 @@ def test_every_baseline_is_placed_once(values: list[tuple[float, float]]) -> Non
         scores += [score(arm, "fit", {"A": fit}), score(arm, "error", {"A": error}, higher=False)]
     lead = verdicts(scores)[0].partition(" Of all")[0]
     assert sorted(re.findall(r"(rival \d) \(", lead)) == [*RIVALS]
+
+
+def test_no_name_is_cut_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where metrics do not fit beside each other there are several tables, each with all arms, and all names whole."""
+    names = [f"a_metric_of_a_long_name_{i}" for i in range(13)]
+    print_scores(Evaluation(scores=tuple(score(arm, n, {"A": 0.5}) for arm in ("model", "mean") for n in names)))
+    said = capsys.readouterr().out
+    assert all(f"{name} ↑" in said for name in names)
+    assert said.count("│ model ") == said.count("│ mean ") > 1
+    assert said.count("0.500") == 2 * len(names)
+    assert max(map(len, said.splitlines())) <= WIDTH
