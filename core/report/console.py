@@ -39,23 +39,39 @@ def print_seeds(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _print(title: str, scores: list[Score], cells: dict[tuple[str, str], str]) -> None:
-    metrics = {s.metric: s for s in scores}
-    best = best_values(scores)
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
-    for name, example in metrics.items():
-        table.add_column(f"{name} {'↑' if example.higher else '↓'}", justify="right")
-    by_key = {(s.arm, s.metric): s.value for s in scores}
-    for arm in dict.fromkeys(s.arm for s in scores):
-        row = []
-        for name in metrics:
-            text = cells.get((arm, name), "")
-            row.append(f"[bold]{text}[/bold]" if by_key.get((arm, name)) == best.get(name) else text)
-        table.add_row(arm, *row)
+    """One table, or where its columns do not fit beside each other several, each with all arms."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(table)
+    best = best_values(scores)
+    by_key = {(s.arm, s.metric): s.value for s in scores}
+    arms = list(dict.fromkeys(s.arm for s in scores))
+    heads = {s.metric: f"{s.metric} {'↑' if s.higher else '↓'}" for s in scores}
+    for metrics in _fitting(heads, arms, cells, console.width):
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("")
+        for name in metrics:
+            table.add_column(heads[name], justify="right")
+        for arm in arms:
+            texts = {name: cells.get((arm, name), "") for name in metrics}
+            row = [f"[bold]{t}[/bold]" if by_key.get((arm, name)) == best.get(name) else t for name, t in texts.items()]
+            table.add_row(arm, *row)
+        console.print(table)
+
+
+def _fitting(heads: dict[str, str], arms: list[str], cells: dict[tuple[str, str], str], width: int) -> list[list[str]]:
+    """Metrics in groups whose columns, each with its frame, fit beside those of the arms."""
+    frame = 3
+    used = room = max(map(len, arms)) + frame + 1
+    groups: list[list[str]] = [[]]
+    for name, head in heads.items():
+        wide = max(len(head), *(len(cells.get((arm, name), "")) for arm in arms)) + frame
+        if groups[-1] and used + wide > width:
+            groups.append([])
+            used = room
+        groups[-1].append(name)
+        used += wide
+    return groups
 
 
 def _key(score: Score) -> tuple[str, str, str]:
