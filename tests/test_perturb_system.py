@@ -28,7 +28,7 @@ from plugins.systems.perturb.zeros import thresholds, with_zeros
 SMALL = [
     "--system=perturb", "--data.genes=12", "--data.singles=4", "--data.doubles=5", "--data.cells=6", "--data.modules=2",
     "--data.sets.size=6", "--data.sets.per_batch=3", "--width=8", "--depth=1", "--attention.heads=2", "--sampling=2",
-    "--latent_steps=2", "--extractor.k=2", "--backbone.frame.heads=2", "--backbone.frame.neighbours=3",
+    "--extractor.k=2", "--backbone.frame.heads=2", "--backbone.frame.neighbours=3",
     "--backbone.frame.latent_bottleneck=4", "--train.steps=3", "--train.warmup=1", "--metrics=pearson_delta,mse",
 ]  # fmt: skip
 CONFIGURATIONS: list[list[str]] = [
@@ -39,7 +39,9 @@ CONFIGURATIONS: list[list[str]] = [
 
 
 def trainer(words: list[str]) -> Trainer:
-    run = resolve_run([], [*SMALL, *words]).root
+    # Latents have steps of their own where they have a stage of their own.
+    steps = [] if any(word.startswith("--time=") for word in words) else ["--latent_steps=2"]
+    run = resolve_run([], [*SMALL, *steps, *words]).root
     return Trainer(
         system=run.system,
         source=run.data.open(),

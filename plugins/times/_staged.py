@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from core.kinds.time import Drawn, Time
-from core.params import knob, params
+from core.params import fields, knob, params
 from plugins.times._law import Law, drawn, leader
 from plugins.times.shared import uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ALONE = frozenset({"law", "first_mean", "first_sd", "stratified"})
+"""parameters that act for a single stream too"""
 
 
 @params
@@ -64,6 +67,10 @@ class Staged(Time):
             lead: the first stream.
             generator: source of the other draws.
         """
+
+    def idle(self, streams: tuple[str, ...]) -> tuple[str, ...]:
+        """As `Time.idle`: a single stream has the law of the first, and nothing comes before or after it."""
+        return () if len(streams) > 1 else tuple(f.name for f in fields(type(self)) if f.name not in ALONE)
 
     def leader(self, streams: tuple[str, ...]) -> str:
         """The stream that comes first: the one that was named, else the last.
