@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from core.acts import Condition, Idle, spell
 from core.config import resolve_part
 from core.kinds import Plugin
@@ -38,6 +40,7 @@ def check(system: Perturb) -> None:
             f"with time.first = {stages[0][0]} latents would come last, and change no cell; leave time.first out, or "
             "take extractor = none"
         )
+    _arrives(system, stages)
     if LATENT not in system.streams:
         _without_latents(system)
     elif (LATENT,) not in stages:
@@ -61,6 +64,21 @@ def _guided(system: Perturb) -> None:
             "which a network trained with forget = 0 was never asked for; train with forget above 0, or leave guidance "
             "out"
         )
+
+
+def _arrives(system: Perturb, stages: tuple[tuple[str, ...], ...]) -> None:
+    """A single step from pure noise goes nowhere on a path that begins at rest."""
+    start = torch.zeros(1, dtype=torch.float64)
+    (alpha, sigma), (d_alpha, d_sigma) = system.path.shares(start), system.path.rates(start)
+    if bool(d_alpha * sigma - d_sigma * alpha > 0):
+        return
+    for stage in stages:
+        name = "latent_steps" if stage == (LATENT,) else "sampling"
+        if getattr(system, name) == 1:
+            raise ValueError(
+                f"{name} = 1 is too few on the path {_name(system.path)}, which stands still at pure noise; take 2 "
+                "steps or more"
+            )
 
 
 def _without_latents(system: Perturb) -> None:

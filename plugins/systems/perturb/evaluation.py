@@ -136,7 +136,7 @@ def _by_category(scores: tuple[Score, ...], source: Source) -> list[str]:
     found: dict[str, list[str]] = {}
     for name in by_arm.get(MODEL, {}):
         found.setdefault(category.get(name, ""), []).append(name)
-    if len(found) < 2:
+    if not found:
         return []
     said = []
     for word, names in sorted(found.items()):

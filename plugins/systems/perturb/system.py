@@ -207,12 +207,8 @@ class Perturb(System):
         }
         shown = {m: point.x_t[..., None] if m == EXPRESSION else point.x_t for m, point in points.items()}
         raw, aux = model(fields | shown, times, real_MK)
-        found = {
-            m: generate.velocity_of(
-                self.path, point.x_t, times[m], raw[m].float()[..., 0] if m == EXPRESSION else raw[m].float()
-            )
-            for m, point in points.items()
-        }
+        raw = {m: x.float()[..., 0] if m == EXPRESSION else x.float() for m, x in raw.items()}
+        found = {m: generate.velocity_of(self.path, points[m].x_t, times[m], raw[m]) for m in points}
         active = {m: rows.to(device) & seen.real for m, rows in drawn.active.items()}
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
@@ -225,8 +221,7 @@ class Perturb(System):
                 for name, value in loss(*one).items():
                     losses[f"{m}/{name}"], weights[f"{m}/{name}"] = value, weight
         if self.sample_loss is not None:
-            at = points[EXPRESSION].x_t
-            ended_MK = self.path.convert(at, times[EXPRESSION], found[EXPRESSION], "velocity", "data")
+            ended_MK = generate.data_of(self.path, points[EXPRESSION].x_t, times[EXPRESSION], raw[EXPRESSION])
             group_M = torch.where(active[EXPRESSION], seen.group, -1)
             for name, value in self.sample_loss(ended_MK, flow_MK, group_M, group_M).items():
                 losses[f"expression/{name}"], weights[f"expression/{name}"] = value, self.sample_weight
