@@ -64,7 +64,7 @@ def test_means(raw: dict[str, np.ndarray], train: Train, fitted: dict[str, Basel
         "perturbed mean by condition": np.mean([*mean.values()], 0),
         "matching mean": (mean["B"] + mean["C"]) / 2,
         "additive": mean["B"] + mean["C"] - control,
-        "additive, half": (mean["B"] + mean["C"]) / 2,
+        "half additive": (mean["B"] + mean["C"]) / 2,
     }
     for name, values in wanted.items():
         np.testing.assert_allclose(fitted[name].mean("B+C"), np.maximum(values, 0), atol=1e-6, err_msg=name)
@@ -74,7 +74,7 @@ def test_means(raw: dict[str, np.ndarray], train: Train, fitted: dict[str, Basel
 def test_half_a_shift(raw: dict[str, np.ndarray], fitted: dict[str, Baseline]) -> None:
     """Half the shift has the same direction as the whole one, where nothing is clipped."""
     control = raw[CONTROL].mean(0, dtype=np.float64)
-    whole, half = (fitted[name].effect(("A", "C"))[0] for name in ("additive", "additive, half"))
+    whole, half = (fitted[name].effect(("A", "C"))[0] for name in ("additive", "half additive"))
     np.testing.assert_allclose(whole, 2 * half)
     assert control.shape == whole.shape
 
@@ -125,7 +125,7 @@ def test_nearest(train: Train, fitted: dict[str, Baseline]) -> None:
     assert "most like" in said
 
 
-@pytest.mark.parametrize("name", ["matching mean", "additive", "additive, half", "ridge", "bilinear ridge"])
+@pytest.mark.parametrize("name", ["matching mean", "additive", "half additive", "ridge", "bilinear ridge"])
 def test_unseen(train: Train, fitted: dict[str, Baseline], name: str) -> None:
     """What was never seen falls back to the perturbed mean, and says so; nothing becomes NaN."""
     effect, said = fitted[name].effect(("unheard",))

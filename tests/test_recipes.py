@@ -9,6 +9,7 @@ from core.cli.choose import resolve_run
 from core.config import resolve_part
 from core.kinds import Card
 from core.kinds.ffn import RoutedLayer
+from plugins.systems.perturb.system import Perturb
 
 LINEAR = ["--attention=linear(bias=false)", "--backbone.block=4"]
 MOE = "--ffn=moe{}(activation=relu,noise=0.01,balanced=first)"
@@ -96,6 +97,15 @@ def test_flags_override_a_recipe_and_origins_are_told() -> None:
     assert found.settings["sampling"].origin == "CLI --sampling"
     assert (found.root.train.steps, found.root.train.epochs) == (3, 0)
     assert resolve_run([], ["--recipe=alphastomics"]).root.train.lr == 1e-4
+
+
+def test_what_a_system_suggests_gives_way_to_flags_and_is_told() -> None:
+    """Settings that a system suggests come below every layer that a user writes, and each says where it is from."""
+    found = resolve_run([], ["--system=perturb"])
+    assert found.root.train.lr == Perturb.suggests["train.lr"]
+    assert found.settings["train.lr"].origin == "system perturb"
+    assert resolve_run([], ["--system=perturb", "--train.lr=1e-4"]).root.train.lr == 1e-4
+    assert resolve_run([], ["--system=spatial"]).settings["train.lr"].origin == "default of Train"
 
 
 @pytest.mark.parametrize("words", [["--recipe=luna", "--mode=joint"], ["--backbone=luna"]])

@@ -156,7 +156,9 @@ def of_sets(how: tuple[tuple[str, object], ...]) -> nn.Module:
     return network("perceiver", how=dict(how))
 
 
-@pytest.mark.parametrize("how", [{}, {"frame.combine": "sum"}, {"frame.average_control": True}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"frame.combine": "mean"}, {"frame.combine": "mean", "frame.average_control": True}], ids=str
+)
 @law
 @given(members=st.sets(st.integers(1, 4), max_size=3), data=st.data())
 def test_perturbations_are_a_set(how: dict[str, object], members: set[int], data: st.DataObject) -> None:
@@ -179,7 +181,7 @@ def test_perturbations_are_a_set(how: dict[str, object], members: set[int], data
 
 def test_average_with_control() -> None:
     """As in scDFM if asked: a single is the mean of its embedding and the control's, a pair that of its members."""
-    net = network("perceiver", how={"frame.average_control": True}).perturbations
+    net = network("perceiver", how={"frame.combine": "mean", "frame.average_control": True}).perturbations
     embed = network("perceiver").genes
     codes = torch.tensor([[1, 0], [1, 2], [0, 0]])
     with torch.no_grad():
@@ -376,7 +378,7 @@ def test_data_without_perturbations() -> None:
 
 
 CHANGES = {
-    "frame.heads": 4, "frame.neighbours": 2, "frame.combine": "sum", "frame.average_control": True,
+    "frame.heads": 4, "frame.neighbours": 2, "frame.combine": "mean", "frame.product": False,
     "frame.condition": "time", "frame.adapter": "add", "frame.time_scale": 1.0, "frame.latent_bottleneck": 5,
     "frame.latent_act": "gelu", "frame.decoder_depth": 2, "frame.zero": False,
 }  # fmt: skip
@@ -393,3 +395,23 @@ def test_every_choice_changes_the_network(what: str, value: object) -> None:
     fields["told"] = torch.ones(4, dtype=torch.bool)
     pairs = zip(run(one, fields, times).values(), run(other, fields, times).values(), strict=True)
     assert any((a - b).abs().max() > 1e-9 for a, b in pairs)
+
+
+def test_products_add_up() -> None:
+    """What the product of gene and perturbation says of a double is the sum of what it says of both singles."""
+    net = network("diff_perceiver")
+    net.set_perturbed_genes(torch.tensor([-1, 2, 5, -1, 0]))
+    with torch.no_grad():
+        gene_BND = net.genes(torch.arange(4))[None]
+        p_BD = net.perturbations(torch.tensor([[1, 0], [3, 0], [1, 3]]), None, net.genes)
+        nothing = net.product(gene_BND, torch.zeros_like(p_BD[:1]))[0]
+        one, other, both = net.product(gene_BND, p_BD)
+    close([both - nothing], [one + other - 2 * nothing], 1e-12)
+    assert (one - other).abs().max() > 1e-3
+
+
+def test_without_products_genes_and_perturbations_meet_in_the_layers_alone() -> None:
+    """`frame.product = false` leaves out the product with all its parameters."""
+    names = {name for name, _ in network("diff_perceiver", how={"frame.product": False}).named_parameters()}
+    assert names < {name for name, _ in network("diff_perceiver").named_parameters()}
+    assert not any("product" in name for name in names)

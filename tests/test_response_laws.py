@@ -19,11 +19,12 @@ VARIANTS = {
     "diff_perceiver-cross": backbone("diff_perceiver", control="cross"),
     "perceiver": backbone(
         "perceiver",
-        **{"frame.combine": "sum", "frame.adapter": "add", "frame.latent_act": "gelu", "frame.neighbours": 0},
+        **{"frame.product": False, "frame.adapter": "add", "frame.latent_act": "gelu", "frame.neighbours": 0},
     ),
     "diff_transformer": backbone(
         "diff_transformer",
-        **{"frame.condition": "time", "frame.average_control": True, "frame.decoder_depth": 0, "frame.zero": False},
+        **{"frame.combine": "mean", "frame.average_control": True},
+        **{"frame.condition": "time", "frame.decoder_depth": 0, "frame.zero": False},
     ),
 }
 

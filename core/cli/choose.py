@@ -183,7 +183,7 @@ def _refuse_unknown_names(layers: list[Layer], registry: Registry) -> None:
 
 
 def resolve_layers(layers: list[Layer]) -> Resolved:
-    """The run that layers ask for, lowest first, with the system's recipe below them.
+    """The run that layers ask for, lowest first, with the recipe below them and what the system suggests below that.
 
     Raises:
         UserError: see `resolve_run`.
@@ -192,6 +192,7 @@ def resolve_layers(layers: list[Layer]) -> Resolved:
 
     registry = installed()
     layers = [*_recipe(layers, registry), *layers]
+    layers = [*_suggested(layers, registry), *layers]
     resolved = resolve(Run, layers, registry)
     loser = _outranked(resolved)
     if loser is not None:
@@ -218,6 +219,20 @@ def _recipe(layers: list[Layer], registry: Registry) -> list[Layer]:
         )
     entries = {"system": row.system} | flatten(row.preset) | found.values
     return [Layer("recipe", {key: (value, f"recipe {row.name}") for key, value in entries.items()})]
+
+
+def _suggested(layers: list[Layer], registry: Registry) -> list[Layer]:
+    """What the chosen system suggests for settings of the run that are not its own fields."""
+    said = [layer.entries["system"] for layer in layers if "system" in layer.entries]
+    name, origin = said[-1] if said else (registry.default("system"), "default")
+    if not name or isinstance(name, Bare):
+        return []
+    from core.kinds import System
+
+    row = registry.find("system", str(name), origin).row
+    cls = row.load()
+    suggested = cls.suggests if issubclass(cls, System) else {}
+    return [Layer("system", {key: (value, f"system {row.name}") for key, value in suggested.items()})] * bool(suggested)
 
 
 def _outranked(resolved: Resolved) -> str | None:

@@ -64,6 +64,8 @@ class Evaluation:
     scores: tuple[Score, ...]
     notes: tuple[str, ...] = ()
     arrays: dict[str, np.ndarray] = attrs.field(factory=dict)
+    groups: dict[str, str] = attrs.field(factory=dict)
+    """what kind of test each unit is, by its name (`combo_seen1`); reports break scores down by it"""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +93,9 @@ class System(Plugin):
     """the knob by which a model is made a little larger or smaller, so that arms of a study may cost the same"""
     sampled_by: ClassVar[tuple[str, ...]] = ()
     """fields that act when a trained model is sampled and not before, so that they may be said of a finished run"""
+
+    suggests: ClassVar[Mapping[str, Any]] = {}
+    """settings of a run, by flag, that suit the system better than the general defaults; any flag or recipe outranks"""
 
     @property
     def headline(self) -> str:

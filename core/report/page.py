@@ -55,6 +55,8 @@ pre { background: var(--wash); padding: .7rem; overflow-x: auto; font-size: .78r
   details::details-content { content-visibility: visible; } }
 """
 
+_OPEN = 40
+"""rows up to which a table of units is unfolded"""
 _NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?\s?%?(\s?±\s?[\d.,e+-]+)?|[–—-]?")
 
 
@@ -72,6 +74,8 @@ class Table:
     """rows of the model itself, shaded"""
     apart: frozenset[int] = frozenset()
     """rows that are no rivals, set off from the rest"""
+    titled: bool = True
+    """whether the title stands above it, rather than in a fold around it"""
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +105,7 @@ class Page:
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    units: tuple[Table, ...] = ()
     texts: tuple[Text, ...] = ()
 
 
@@ -120,6 +125,10 @@ def render(page: Page) -> str:
         "In short": [f'<p class="verdict">{_say(text)}</p>' for text in page.verdicts],
         "Scores": [*map(_table, page.tables), *(f'<p class="soft">{_say(text)}</p>' for text in page.notes)],
         "Figures": [_figure(figure) for figure in page.figures],
+        "Unit by unit": [
+            f"<details{' open' * (len(t.rows) <= _OPEN)}><summary>{_say(t.title)}</summary>{_table(t)}</details>"
+            for t in page.units
+        ],
         "Details": [
             f"<details><summary>{_say(t.title)}</summary><pre>{_say(t.text)}</pre></details>" for t in page.texts
         ],
@@ -154,6 +163,8 @@ def best_values(scores: Sequence[Score]) -> dict[str, float]:
 
 _NAMED = 2
 """most metrics that a sentence names one by one"""
+_CROWD = 6
+"""rivals from which on the sentences tell the first metric of each, and of the others only who wins more of them"""
 
 
 def verdicts(scores: Sequence[Score]) -> tuple[str, ...]:
@@ -193,6 +204,8 @@ def _verdict(task: str, scores: list[Score]) -> str:
     rivals = {arm: theirs for arm, theirs in arms.items() if theirs and not is_model(arm) and arm != CEILING}
     if not own:
         return f"On '{task}' the model has no score."
+    if len(rivals) >= _CROWD:
+        return " ".join([_crowded(task, own, rivals), *_ceiling(own, arms.get(CEILING, [])), *_units(own)])
     beaten: dict[str, list[str]] = {}
     ahead = []
     for arm, theirs in rivals.items():
@@ -216,6 +229,33 @@ def _verdict(task: str, scores: list[Score]) -> str:
         sentences = [f"the model beats {_list(wins)}" if wins else "the model beats no baseline on any metric", *ahead]
     text = f"On '{task}' {'; '.join(sentences)}."
     return " ".join([text, *_ceiling(own, arms.get(CEILING, [])), *_units(own)])
+
+
+def _crowded(task: str, own: dict[str, Score], rivals: dict[str, list[Score]]) -> str:
+    """Where the model stands among many rivals by the first metric, and against whom it wins more metrics than not."""
+    first = next(iter(own.values()))
+    theirs = {arm: s for arm, scores in rivals.items() for s in scores if s.metric == first.metric}
+    places = {
+        "ahead of": [arm for arm, s in theirs.items() if _better(first, s)],
+        "behind": [arm for arm, s in theirs.items() if _better(s, first)],
+    }
+    places["level with"] = [arm for arm in theirs if arm not in places["ahead of"] + places["behind"]]
+    stands = [
+        f"{word} {_list([f'{arm} ({number(theirs[arm].value)})' for arm in arms])}"
+        for word, arms in places.items()
+        if arms
+    ]
+    lead = f"On '{task}' the model has {number(first.value)} on {_short(first)}: {'; '.join(stands)}."
+    more = {True: [], False: []}  # type: dict[bool, list[str]]
+    for arm, scores in rivals.items():
+        won, lost = (sum(_better(*pair) for pair in pairs) for pairs in (
+            [(own[s.metric], s) for s in scores], [(s, own[s.metric]) for s in scores]
+        ))  # fmt: skip
+        if won != lost:
+            more[won > lost].append(arm)
+    wins = [f"wins more metrics than it loses against {_list(more[True])}"] if more[True] else []
+    loses = [f"loses more than it wins against {_list(more[False])}"] if more[False] else []
+    return f"{lead} Of all {len(own)} metrics it {' and '.join(wins + loses)}." if wins + loses else lead
 
 
 def _ceiling(own: dict[str, Score], ceiling: list[Score]) -> list[str]:
@@ -285,8 +325,9 @@ def _table(table: Table) -> str:
         kind = ' class="own"' if i in table.own else ' class="apart"' if i in table.apart else ""
         rows.append(f'<tr{kind}><th scope="row">{texts[0]}</th>{cells}</tr>')
     note = f'<p class="soft">{_say(table.note)}</p>' if table.note else ""
+    title = f"<h3>{_say(table.title)}</h3>" if table.titled else ""
     return (
-        f'<h3>{_say(table.title)}</h3><div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f'{title}<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
     )
 

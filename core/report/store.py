@@ -41,6 +41,7 @@ def document(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "scores": [attrs.asdict(s) | {"value": _finite(s.value)} for s in evaluation.scores],
         "notes": list(evaluation.notes),
+        "groups": dict(evaluation.groups),
     }
 
 
@@ -57,7 +58,8 @@ def load_evaluation(run: Path) -> Evaluation:
     except FileNotFoundError:
         raise UserError(f"{run} has no evaluation yet; `core resume {run}` finishes it") from None
     scores = tuple(Score(**s | {"value": math.nan if s["value"] is None else s["value"]}) for s in doc["scores"])
-    return Evaluation(scores=scores, notes=tuple(doc["notes"]), arrays=arrays)
+    groups = doc.get("groups", {})
+    return Evaluation(scores=scores, notes=tuple(doc["notes"]), arrays=arrays, groups=groups)
 
 
 def load_gates(run: Path) -> dict[str, Any]:

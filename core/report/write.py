@@ -12,6 +12,7 @@ from core.kinds import System
 from core.report.curves import expert_load, gate_histograms, learning_curves
 from core.report.page import Figure, Page, Text, score_tables, verdicts, write_page
 from core.report.store import load_evaluation, load_gates, load_records
+from core.report.units import group_tables, unit_tables
 from core.train.loop import AUXILIARY
 from core.train.probe import LEAST, STATS, judge_gates
 from core.train.rundir import read_record
@@ -73,8 +74,9 @@ def write_report(run: Path, system: System, sections: Sequence[tuple[str, str]] 
         f"{record['flops_per_step'] / 1e9:.3g} GFLOP a training step",
         verdicts=verdicts(evaluation.scores),
         notes=(*_split(record["data"]), *evaluation.notes, *_gates(records)),
-        tables=tuple(score_tables(evaluation.scores)),
+        tables=(*score_tables(evaluation.scores), *group_tables(evaluation)),
         figures=tuple(figures),
+        units=tuple(unit_tables(evaluation)),
         texts=(
             *(Text(title=title, text=text) for title, text in sections),
             Text(title="Data: sizes, splits, how they were prepared", text=_data(record["data"])),

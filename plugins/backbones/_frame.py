@@ -19,7 +19,12 @@ class Frame:
         ge=0,
         source="scDFM, arXiv:2602.07103",
     )
-    combine: Literal["mean", "sum"] = knob("mean", "what a set of perturbations is of its members")
+    product: bool = knob(
+        True,
+        "tokens and read-outs are also given the product of maps of the gene and of the perturbation",
+        source="the linear model of Ahlmann-Eltze et al. 2025, doi:10.1038/s41592-025-02772-6",
+    )
+    combine: Literal["mean", "sum"] = knob("sum", "what a set of perturbations is of its members; mean: as in scDFM")
     average_control: bool = knob(
         False, "a single perturbation is averaged with the control's embedding, as in scDFM", acts="combine=mean"
     )

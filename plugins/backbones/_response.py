@@ -27,8 +27,8 @@ class Response(nn.Module):
     """Noisy expression and latents of a cell's genes, each at its own time, beside its control cell, to raw outputs.
 
     g = gene embedding, p = perturbation, c = sum of the streams' times (+ p), v = control's values + g;
-    x = fused [expression's values + g; v] + embedded latent; each layer tells x its genes and p and goes through a
-    block, steered by c, that may read v; a decoder for each stream.
+    x = fused [expression's values + g; v] + embedded latent + (A g) * (B p); each layer tells x its genes and p and
+    goes through a block, steered by c, that may read v; a decoder for each stream, beside a read-out of the product.
 
     A stream that is not among `Parts.outputs` is neither read nor predicted and has no parameters.
 
@@ -71,6 +71,9 @@ class Response(nn.Module):
         self.fused = Fused(width, len(self.values))
         if "latent" in self.streams:
             self.latents = Latents(parts.outputs["latent"], frame.latent_bottleneck, width, frame.latent_act)
+        self.product = (
+            Product(width, {m: parts.outputs[m] for m in self.streams}, frame.zero) if frame.product else None
+        )
         self.layers = nn.ModuleList(
             Layer(
                 GeneSteered(width, frame.zero),
@@ -146,6 +149,8 @@ class Response(nn.Module):
         x_BND = self.fused(seen)
         if "latent" in self.streams:
             x_BND = x_BND + self.latents(blanked(fields["latent"], hidden_BN))
+        if self.product is not None:
+            x_BND = x_BND + given["product"]
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, layer in enumerate(self.layers):
@@ -157,6 +162,8 @@ class Response(nn.Module):
         for stream in self.streams:
             if stream in wanted:
                 outputs[stream], aux = self.decoders[stream](x_BND, p_BD, c_BD, hidden_BN)
+                if self.product is not None:
+                    outputs[stream] = outputs[stream] + self.product.read(stream, given["product"], sum(told))
                 losses |= {f"{name}/{stream} decoder": loss for name, loss in aux.losses.items()}
                 stats |= {f"{stream} decoder/{name}": stat for name, stat in aux.stats.items()}
         return outputs, Aux(losses, stats)
@@ -165,11 +172,13 @@ class Response(nn.Module):
         """What depends on neither noisy values nor times."""
         gene_BN = fields["gene"] if hidden_BN is None else fields["gene"].masked_fill(~hidden_BN, 0)
         gene_BND = self._genes(gene_BN, hidden_BN is not None)
-        return {
+        p_BD = self.perturbations(fields["perturbation"], fields.get("told"), self.genes)
+        given = {
             "genes": gene_BND,
-            "perturbation": self.perturbations(fields["perturbation"], fields.get("told"), self.genes),
+            "perturbation": p_BD,
             "control": self.values["control"](blanked(fields["control"], hidden_BN)) + gene_BND,
         }
+        return given if self.product is None else given | {"product": self.product(gene_BND, p_BD)}
 
     def _genes(self, gene_BN: Tensor, padded: bool) -> Tensor:
         """Embeddings of genes, (1, N, D) where all cells have the same, else (B, N, D); none is computed twice."""
@@ -177,6 +186,29 @@ class Response(nn.Module):
             return self.genes(gene_BN[0])[None]
         distinct_U, place_BN = gene_BN.unique(return_inverse=True)
         return F.embedding(place_BN, self.genes(distinct_U))
+
+
+class Product(nn.Module):
+    """h = (A g) * (B p) of a gene and the perturbations of a cell, and W (h (1 + T silu(times))) of each stream.
+
+    What a perturbation does to a gene as a product of factors of both, as in the linear models that networks find hard
+    to beat (Ahlmann-Eltze et al. 2025, doi:10.1038/s41592-025-02772-6). Without it a network has to build the product
+    from sums, and in a few hundred steps it does not: it predicts the mean of all perturbations. W and T start at 0.
+    """
+
+    def __init__(self, width: int, outputs: dict[str, int], zero: bool) -> None:
+        super().__init__()
+        self.of_gene, self.of_perturbation = Affine(width, width), Affine(width, width)
+        self.of_times = Affine(width, width, zero=zero)
+        self.reads = nn.ModuleDict({stream: Affine(width, numbers, zero=zero) for stream, numbers in outputs.items()})
+
+    def forward(self, gene_BND: Tensor, p_BD: Tensor) -> Tensor:
+        """h (B, N, D)."""
+        return self.of_gene(gene_BND) * self.of_perturbation(p_BD)[:, None]
+
+    def read(self, stream: str, h_BND: Tensor, told_BD: Tensor) -> Tensor:
+        """What it says by itself of a stream, (B, N, numbers), at these times."""
+        return self.reads[stream](h_BND * (1 + self.of_times(F.silu(told_BD)))[:, None])
 
 
 class ExpressionDecoder(nn.Module):

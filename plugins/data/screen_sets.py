@@ -33,9 +33,9 @@ class ScreenSets:
     """How cells are grouped for training. A set holds cells of one condition in one stratum."""
 
     size: int = knob(
-        16, "most cells of a set; a condition's cells are dealt evenly over as few sets as that takes", ge=2
+        8, "most cells of a set; a condition's cells are dealt evenly over as few sets as that takes", ge=2
     )
-    per_batch: int = knob(4, "sets of a batch", ge=1)
+    per_batch: int = knob(8, "sets of a batch", ge=1)
 
     def count(self, cells: int) -> int:
         """Sets that so many cells make."""

@@ -33,13 +33,13 @@ class Pca(Extractor):
     components, so that a latent tells the state of the whole item as far as it bears on its column; the sign of an
     eigenvector, which is arbitrary, cancels. Every channel is then scaled to one deviation, so that weak components
     weigh as much as strong ones. `times=value` gives L[g, d] * x[n, g] instead, which knows nothing of an entry but
-    its own value. By default only entries that are not 0 are covered, as in models of expressed genes; where they are
-    then tells which these are.
+    its own value. With `covers=expressed` only entries that are not 0 are covered, as in models of expressed genes;
+    where latents are 0 then tells which these are, so whoever makes latents must first make the zeros of the cell.
     """
 
-    k: int = knob(16, "components, the width of a latent", ge=1)
+    k: int = knob(8, "components, the width of a latent", ge=1)
     times: Times = knob("scores", "what loadings are multiplied with: scores of the item, or the entry's own value")
-    covers: Covers = knob("expressed", "entries that get a latent: those that are not 0, or all")
+    covers: Covers = knob("all", "entries that get a latent: all, or those that are not 0")
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
 
     @property

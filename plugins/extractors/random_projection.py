@@ -26,10 +26,10 @@ class RandomProjection(Extractor):
     projection of the item (Johnson & Lindenstrauss 1984), which keeps distances between items up to noise.
     """
 
-    k: int = knob(16, "width of a latent", ge=1)
+    k: int = knob(8, "width of a latent", ge=1)
     seed: int = knob(0, "of the loadings, the same for all seeds of a run", ge=0)
     times: Times = knob("scores", "what loadings are multiplied with: scores of the item, or the entry's own value")
-    covers: Covers = knob("expressed", "entries that get a latent: those that are not 0, or all")
+    covers: Covers = knob("all", "entries that get a latent: all, or those that are not 0")
     target_std: float | None = knob(None, "standard deviation of each channel; none: that of training values", gt=0.0)
 
     @property

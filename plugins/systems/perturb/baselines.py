@@ -161,7 +161,7 @@ def fit(train: Train) -> tuple[Baseline, ...]:
         Baseline("perturbed mean by condition", train, _constant(train.common)),
         Baseline("matching mean", train, matching(train)),
         Baseline("additive", train, additive(train)),
-        Baseline("additive, half", train, additive(train, 0.5)),
+        Baseline("half additive", train, additive(train, 0.5)),
         Baseline("ridge", train, ridge(train)),
         Baseline("bilinear ridge", train, bilinear(train)),
         Baseline("nearest seen perturbation", train, nearest(train)),

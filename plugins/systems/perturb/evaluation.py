@@ -77,8 +77,12 @@ def evaluated(system: Perturb, model: Responder, source: Source, split: str, str
         arrays |= _shown(truth, made, baselines, stratum)
     scores = _scores(judged)
     notes.append(f"A cell costs {calls(system)} evaluations of the field.")
-    notes += _by_category(scores, source)
-    return Evaluation(scores=scores, notes=tuple(dict.fromkeys(notes)), arrays=arrays)
+    return Evaluation(
+        scores=scores,
+        notes=tuple(dict.fromkeys(notes)),
+        arrays=arrays,
+        groups=dict(source.describe().facts.get("categories", {})),
+    )
 
 
 def units(source: Source, split: str, streams: Streams) -> Iterator[Unit]:
@@ -126,28 +130,6 @@ def _scores(judged: Mapping[str, Judged]) -> tuple[Score, ...]:
     ]
     apart = [attrs.evolve(s, task=f"{TASK} of {stratum}") for stratum, table in tables.items() for s in table]
     return (*whole, *apart)
-
-
-def _by_category(scores: tuple[Score, ...], source: Source) -> list[str]:
-    """How the model and two rivals do in each category of test conditions, such as those of unseen perturbations."""
-    category: Mapping[str, str] = source.describe().facts.get("categories", {})
-    column = "pearson_delta"
-    by_arm = {s.arm: s.units for s in scores if s.task == TASK and s.metric == column and s.units}
-    found: dict[str, list[str]] = {}
-    for name in by_arm.get(MODEL, {}):
-        found.setdefault(category.get(name, ""), []).append(name)
-    if not found:
-        return []
-    said = []
-    for word, names in sorted(found.items()):
-        values = {
-            arm: float(np.mean([by_arm[arm][n] for n in names if n in by_arm[arm]]))
-            for arm in (MODEL, *RIVALS)
-            if arm in by_arm
-        }
-        parts = ", ".join(f"{arm} {value:.3f}" for arm, value in values.items())
-        said.append(f"{word or 'other'} ({len(names)} conditions): {parts}")
-    return [f"Pearson of effects by category: {'; '.join(said)}."]
 
 
 def _shown(

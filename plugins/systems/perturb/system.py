@@ -11,7 +11,7 @@ M cells, G genes, K genes of a step, P perturbations together, D numbers of a la
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -66,13 +66,15 @@ class Perturb(System):
 
     trivial: ClassVar[tuple[str, ...]] = TRIVIAL
     scaled_by: ClassVar[str] = "ffn.ratio"
+    # Effects are a small part of what a velocity is made of, and a screen shows each of many perturbations seldom.
+    suggests: ClassVar[dict[str, Any]] = {"train.lr": 0.01}
     sampled_by: ClassVar[tuple[str, ...]] = (
         "solver", "sampling", "latent_steps", "guidance", "latent_guidance", "guided_from", "guided_to", "zeros",
         "cells_per_call",
     )  # fmt: skip
 
-    width: int = knob(64, "model width", ge=8)
-    depth: int = knob(3, "layers", ge=1)
+    width: int = knob(32, "model width", ge=8)
+    depth: int = knob(2, "layers", ge=1)
     dropout: float = knob(0.0, "share of each layer's output that is dropped in training", ge=0.0, lt=1.0)
     backbone: Backbone = slot("diff_perceiver", "how the network is put together")
     attention: Attention = slot("differential", "genes of a cell read from each other")
