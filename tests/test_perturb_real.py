@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,30 +42,20 @@ def test_norman_from_file_to_report(core: Callable[..., Any], tmp_path: Path) ->
     by_metric = {s.metric: s.value for s in found.scores if s.arm == "ceiling"}
     assert by_metric.keys() == metrics
     assert by_metric["pearson_delta"] > 0.5
-    # 60 steps beat no baseline: the report says so by itself, and what a cell costs, and which sorts of conditions.
+    # What 60 steps cannot do the report says by itself; and what a cell costs.
     notes = " ".join(found.notes)
     assert "By pearson_delta the prediction is" in notes
     assert "evaluations of the field" in notes
-    assert re.search(r"Pearson of effects by category: .*seen.* \(\d+ conditions\): model -?\d", notes)
+    assert {*found.groups} >= held
     html = (run / "report.html").read_text()
     for title in (
-        "Each held-out condition",
-        "Effects, gene by gene",
-        "The genes that change most in",
-        "Predicted and real cells in two dimensions",
-        "the model in each test unit",
-        "Learning curves",
-    ):
+        "Each held-out condition", "Effects, gene by gene", "The genes that change most in",
+        "Predicted and real cells in two dimensions", "Learning curves", "Response, by what is tested",
+    ):  # fmt: skip
         assert title in html, title
-    table = html.partition("the model in each test unit")[2].partition("</table>")[0]
-    assert all(f'<th scope="row">{name}</th>' in table for name in held)
-    assert {p.name for p in (run / "figures").glob("*.svg")} >= {
-        "conditions.svg",
-        "effects.svg",
-        "genes.svg",
-        "cells.svg",
-    }
-    facts = json.loads((run / "run.json").read_text())
-    assert facts["system"] == "perturb" if "system" in facts else True
+    table = html.partition("the model on each of")[2].partition("</table>")[0]
+    assert all(name in table for name in held)
+    drawn = {p.stem for p in (run / "figures").glob("*.svg")}
+    assert drawn >= {"conditions", "effects", "genes", "cells", "learning_curves"}
     losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {key for line in losses for key in line} >= {"train/loss/expression/mse", "train/loss/latent/mse"}
