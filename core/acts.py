@@ -3,8 +3,9 @@
     spectral_bound: float = knob(1.0, "largest norm that is left alone", acts="spectral!=none")
 
 A condition reads `FIELD=VALUE`, `FIELD=VALUE|VALUE`, `FIELD!=VALUE` or `FIELD!=FIELD`, several joined by ` and `;
-fields are those of the same class, and no value is written `""`. Where it does not hold, the parameter may only have
-its default: any other value would be given in vain, and would still make another run of the same numbers.
+fields are those of the same class, and no value is written `""`. A slot that may stay empty can be a field too: what is
+in it is never `none`. Where a condition does not hold, the parameter may only have its default: any other value would
+be given in vain, and would still make another run of the same numbers.
 """
 
 from __future__ import annotations

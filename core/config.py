@@ -7,7 +7,6 @@ the layer that chose it: `--ffn moe4x2` beats `ffn.experts` of a file, `--ffn.ex
 
 from __future__ import annotations
 
-import contextlib
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -17,10 +16,10 @@ import attrs
 
 from core.acts import Idle, spell
 from core.choices import ConfigError, Layer, Rank, Resolved, Setting, Value, flatten, join, listed
-from core.contract import absent, refusals
+from core.contract import absent, fit, refusals
 from core.errors import UserError
 from core.names import Bare, near, nearest
-from core.params import Field, fields, summary
+from core.params import Field, fields
 from core.registry import Found, Registry, Row, installed
 from core.structure import structure
 
@@ -214,7 +213,7 @@ class _Attempt:
             cls = winner.row.load()
             if cls in inside:
                 raise UserError(f"{winner.row.name!r} would stand inside itself")
-            self.fit(kind, winner.row, cls, field)
+            fit(winner.row, cls, field, self.settings.get("system"), self.registry)
         except UserError as error:
             self.errors.append(f"{key}: {error} ({link.origin})")
             self.unfilled.append(base)
@@ -259,38 +258,13 @@ class _Attempt:
                 cls = found.row.load()
                 if cls in inside:
                     raise UserError(f"{found.row.name!r} would stand inside itself")
-                self.fit(kind, found.row, cls, field)
+                fit(found.row, cls, field, self.settings.get("system"), self.registry)
                 self.pieces[at] = self.node(at, cls, identity, inside)
                 made.append(self.pieces[at])
             except UserError as error:
                 self.errors.append(f"{key}: {error} ({last.origin})")
                 self.unfilled.append(at)
         return tuple(made)
-
-    def fit(self, kind: str, row: Row, cls: type, field: Field) -> None:
-        """Refuse a piece of another family than a slot asks for, where it asks for one, or of another system.
-
-        Raises:
-            UserError: with the names of those that fit.
-        """
-        system = self.settings.get("system")
-        if system is not None and row.system not in (None, system.value):
-            raise UserError(
-                f"the {kind} {row.name!r} is made for the system {row.system!r}, not for {system.value!r}: "
-                f"give --system {row.system}, or other {kind}"
-            )
-        family = typing.cast(type, field.piece)
-        if "KIND" in vars(family) or issubclass(cls, family):
-            return
-        fitting = []
-        for other in self.registry.rows(kind):
-            with contextlib.suppress(UserError):  # what does not load fits nowhere
-                if issubclass(other.load(), family):
-                    fitting.append(other.spoken)
-        raise UserError(
-            f"the {kind} {row.name!r} does not fit where a {family.__name__} is asked for ({summary(family)[:-1]}); "
-            f"those that fit: {', '.join(fitting) or 'none installed'}"
-        )
 
     def find(self, kind: str, link: Value, field: Field) -> Found | None:
         if not isinstance(link.value, str):

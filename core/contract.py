@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.acts import spell
+from core.errors import UserError
+from core.params import Field, summary
 
 if TYPE_CHECKING:
-    from core.config import Setting
+    from core.choices import Setting
     from core.registry import Registry
     from core.rows import Row
 
@@ -36,6 +40,38 @@ def refusals(
             if pieces is not None and pieces.get(path) is not None:
                 lines += _unwanted(pieces[path], above.row, prefix, settings, pieces)
     return lines
+
+
+def fit(row: Row, cls: type, field: Field, system: Setting | None, registry: Registry) -> None:
+    """Refuse a piece of another family than a slot asks for, where it asks for one, or of another system.
+
+    Args:
+        row: of the piece.
+        cls: of the piece.
+        field: the slot.
+        system: what the tree is of, where that is known.
+        registry: where those that fit are looked up.
+
+    Raises:
+        UserError: with the names of those that fit.
+    """
+    if system is not None and row.system not in (None, system.value):
+        raise UserError(
+            f"the {row.kind} {row.name!r} is made for the system {row.system!r}, not for {system.value!r}: "
+            f"give --system {row.system}, or other {row.kind}"
+        )
+    family = typing.cast(type, field.piece)
+    if "KIND" in vars(family) or issubclass(cls, family):
+        return
+    fitting = []
+    for other in registry.rows(row.kind):
+        with contextlib.suppress(UserError):  # what does not load fits nowhere
+            if issubclass(other.load(), family):
+                fitting.append(other.spoken)
+    raise UserError(
+        f"the {row.kind} {row.name!r} does not fit where a {family.__name__} is asked for ({summary(family)[:-1]}); "
+        f"those that fit: {', '.join(fitting) or 'none installed'}"
+    )
 
 
 def _refused(above: Row, prefix: str, settings: Mapping[str, Setting]) -> list[str]:

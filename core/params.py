@@ -52,7 +52,8 @@ def knob(
     """A plain parameter: int, float, bool, str, a Literal, a tuple of these, or one of them `| None`.
 
     `acts` is the condition on other parameters of the class beside which this one does anything, such as
-    `spectral!=none` (`core.acts` has the grammar); elsewhere any value but the default is refused.
+    `spectral!=none` (`core.acts` has the grammar), slots that may stay empty among them; elsewhere any value but the
+    default is refused.
     `decides` marks what a study must know of: `start`, how the piece begins (open, small, as nothing); `split`, which
     items are held out, so that another value is another split of the same data.
     `identity=False` marks a value that cannot change numbers (a log interval); it is left out of a run's identity.
@@ -102,8 +103,13 @@ def _valid(instance: Any, attribute: attrs.Attribute, value: Any) -> None:
 
 @functools.cache
 def _conditions(cls: type, text: str) -> tuple[Condition, ...]:
-    knobs = {a.name: a.type for a in attrs.fields(cls) if a.metadata["role"] == "knob"}
-    return read_conditions(text, knobs)
+    """Those that a text states; a slot that may stay empty counts as `none` where it does."""
+    named = {
+        a.name: a.type
+        for a in attrs.fields(cls)
+        if a.metadata["role"] == "knob" or (a.metadata["role"] == "slot" and is_union(a.type))
+    }
+    return read_conditions(text, named)
 
 
 def _within(attribute: attrs.Attribute, value: Any) -> None:
@@ -219,10 +225,10 @@ def fields(cls: type) -> Iterator[Field]:
 def in_force(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The given values without those of parameters that do nothing beside the others (`core.acts`)."""
     left = dict(values)
-    knobs = [field for field in fields(cls) if field.role == "knob"]
+    plain = [field for field in fields(cls) if field.role != "group"]
     while True:
-        now = {field.name: left.get(field.name, field.default) for field in knobs}
-        vain = [field.name for field in knobs if field.name in left and idle(field.acts, now) is not None]
+        now = {field.name: left.get(field.name, field.default) for field in plain}
+        vain = [field.name for field in plain if field.name in left and idle(field.acts, now) is not None]
         if not vain:
             return left
         for name in vain:

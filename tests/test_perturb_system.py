@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,15 @@ import pandas as pd
 import pytest
 import torch
 
-from core.cli.choose import resolve_run
 from core.errors import UserError
-from core.kinds import Batch, Card
+from core.kinds import Card
 from core.testing.system import SystemLaws
 from core.train.loop import Trainer
 from core.train.streams import Streams
+from perturbed import SMALL, changed, make, recorded, trained, trainer, unit_of
 from plugins.systems.perturb import generate
-from plugins.systems.perturb.cells import Cells
 from plugins.systems.perturb.zeros import thresholds, with_zeros
 
-SMALL = [
-    "--system=perturb", "--data.genes=12", "--data.singles=4", "--data.doubles=5", "--data.cells=6", "--data.modules=2",
-    "--data.sets.size=6", "--data.sets.per_batch=3", "--width=8", "--depth=1", "--attention.heads=2", "--sampling=2",
-    "--latent_steps=2", "--extractor.k=2", "--backbone.frame.heads=2", "--backbone.frame.neighbours=3",
-    "--backbone.frame.latent_bottleneck=4", "--train.steps=3", "--train.warmup=1", "--metrics=pearson_delta,mse",
-]  # fmt: skip
 CONFIGURATIONS: list[list[str]] = [
     [],
     ["--time=aligned", "--solver=rk4", "--backbone=diff_transformer", "--noise=poisson", "--latent_of=covered"],
@@ -38,42 +30,10 @@ CONFIGURATIONS: list[list[str]] = [
 ]
 
 
-def trainer(words: list[str]) -> Trainer:
-    run = resolve_run([], [*SMALL, *words]).root
-    return Trainer(
-        system=run.system,
-        source=run.data.open(),
-        settings=run.train,
-        strategy=run.strategy,
-        device=torch.device("cpu"),
-        seed=run.seed,
-    )
-
-
 @pytest.mark.parametrize("words", CONFIGURATIONS, ids=str)
 class TestPerturb(SystemLaws):
     def trainer(self, words: list[str]) -> Trainer:
         return trainer(words)
-
-
-@cache
-def trained(*words: str) -> Trainer:
-    """A trainer after three steps, whose outputs are no longer zero."""
-    made = trainer([*words])
-    for _ in range(made.total):
-        made.step()
-    return made
-
-
-def unit_of(made: Trainer) -> Cells:
-    return Cells.of(next(made.source.split("test", Streams(0)).units()))
-
-
-def make(made: Trainer, cells: Cells, seed: int = 0, **how: Any) -> np.ndarray:
-    system = attrs.evolve(made.system, **how)
-    with made.evaluating(), torch.no_grad():
-        generator = torch.Generator().manual_seed(seed)
-        return generate.raw(system, made.model, cells.control.numpy(), cells.perturbation.numpy(), generator)
 
 
 def test_cells_are_the_same_however_many_go_into_a_call() -> None:
@@ -83,19 +43,6 @@ def test_cells_are_the_same_however_many_go_into_a_call() -> None:
     whole = make(made, cells)
     np.testing.assert_allclose(make(made, cells, cells_per_call=2), whole, rtol=1e-5, atol=1e-5)
     assert not np.allclose(make(made, cells, seed=1), whole)
-
-
-def recorded(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict, tuple[str, ...]]]:
-    """What the network is shown at each call of a generation: fields, times, streams asked for."""
-    seen: list[tuple[dict, dict, tuple[str, ...]]] = []
-    inner: Callable = made.model.network.forward
-
-    def forward(fields: dict, times: dict, real: Any, streams: Any = None) -> Any:
-        seen.append(({k: v.clone() for k, v in fields.items()}, dict(times), tuple(streams)))
-        return inner(fields, times, real, streams)
-
-    monkeypatch.setattr(made.model.network, "forward", forward)
-    return seen
 
 
 def test_the_first_stage_leaves_the_noise_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +96,8 @@ def test_a_stream_is_taught_by_its_own_cells_alone(stream: str, monkeypatch: pyt
     idle = ~drawn.active[stream].reshape(batch.real_BN.shape)
     assert idle.any()
     assert not idle.all()
-    changed = Batch(batch.fields | {"expression": batch.fields["expression"].clone()}, batch.real_BN, batch.units)
-    changed.fields["expression"][idle] = changed.fields["expression"][idle].flip(-1)
-    before, after = (made.system.step(made.model, b, Streams(1), 0).losses for b in (batch, changed))
+    both = batch, changed(batch, "expression", idle)
+    before, after = (made.system.step(made.model, b, Streams(1), 0).losses for b in both)
     torch.testing.assert_close(after[f"{stream}/mse"], before[f"{stream}/mse"])
     made.model.zero_grad(set_to_none=True)
     other = "latent" if stream == "expression" else "expression"

@@ -12,6 +12,7 @@ from plugins.times.aligned import Aligned
 from plugins.times.cascaded import Cascaded
 from plugins.times.independent import Independent
 from plugins.times.shared import Shared, uniform
+from plugins.times.shifted import Shifted
 
 ALL_TIMES = [
     Shared(),
@@ -25,6 +26,8 @@ ALL_TIMES = [
     Cascaded(share=0.8, stratified=False),
     Aligned(),
     Aligned(shift=1.0, law="logit_normal", stratified=False),
+    Shifted(),
+    Shifted(shift=3.0, stratified=False),
 ]
 
 
@@ -170,6 +173,36 @@ def test_aligned_streams_keep_their_distance(shift, seed):
     drawn = Aligned(shift=shift, law="logit_normal").assign(64, ("a", "b"), rng(seed))
     assert torch.allclose(drawn.times["b"], warped(drawn.times["a"], shift), atol=1e-5)
     assert (drawn.times["b"] >= drawn.times["a"] - 1e-6).all()
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 4.0])
+def test_shifted_times_are_uniform_ones_that_were_moved(shift):
+    """Undone, the shift leaves uniform times, of each stream on its own; a shift below 1 goes towards the noise."""
+    times = Shifted(shift=shift, stratified=False).draw(3000, ("a", "b"), rng())
+    for t_B in times.values():
+        assert stats.kstest((t_B / (shift + (1 - shift) * t_B)).numpy(), "uniform").pvalue > 1e-3
+    assert abs(torch.corrcoef(torch.stack([times["a"], times["b"]]))[0, 1]) < 0.06
+    if shift == 0.5:
+        u_B = times["a"] / (shift + (1 - shift) * times["a"])
+        torch.testing.assert_close(times["a"], 0.5 * u_B / (1 - 0.5 * u_B))
+
+
+def test_early_times_of_those_that_come_later():
+    """A share `early` of the sets that teach the others has a uniform time of [0, .5); the rest keeps the law."""
+    time = Cascaded(early=0.3, law="logit_normal", other_mean=4.0, other_sd=0.1, stratified=False)
+    drawn = time.assign(6000, ("a", "b"), rng())
+    t_B = drawn.times["a"][drawn.active["a"]]
+    soon_B = t_B[t_B < 0.5]
+    assert abs(len(soon_B) / len(t_B) - 0.3) < 4 * (0.21 / len(t_B)) ** 0.5
+    assert stats.kstest((2 * soon_B).numpy(), "uniform").pvalue > 1e-3
+    assert (t_B[t_B >= 0.5] > 0.9).all()
+
+
+def test_how_far_from_clean():
+    """Noised, the first stream is uniform in [1 - beta, 1) while the others are taught."""
+    drawn = Cascaded(clean="noised", beta=0.4, stratified=False).assign(5000, ("a", "b"), rng())
+    t_B = drawn.times["b"][drawn.active["a"]]
+    assert stats.kstest(((t_B - 0.6) / 0.4).numpy(), "uniform").pvalue > 1e-3
 
 
 def test_a_stream_that_is_not_there():

@@ -14,7 +14,7 @@ from core.kinds.plugin import Plugin
 from core.kinds.residual import Residual
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import nn
 
@@ -65,6 +65,10 @@ class Backbone(Plugin):
     """
 
     KIND: ClassVar[str] = "backbone"
+
+    def idle(self, outputs: Collection[str]) -> tuple[str, ...]:
+        """Parameters, by dotted name, that do nothing where these modalities alone are predicted."""
+        return ()
 
     @abstractmethod
     def build(self, card: Card, parts: Parts) -> nn.Module:

@@ -57,7 +57,13 @@ class FlowPath(Plugin):
         return self.alpha(t), self.sigma(t)
 
     def point(self, x0: Tensor, x1: Tensor, t_B: Tensor) -> PathPoint:
-        """Where the path between x0 and x1 stands at time t, and how fast it moves."""
+        """Where the path between x0 and x1 stands at time t, and how fast it moves.
+
+        Raises:
+            ValueError: times that are not one an item, or ends of different shapes.
+        """
+        if x0.shape != x1.shape:
+            raise ValueError(f"a path joins two ends of one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
         alpha, sigma = (_over(s, x1) for s in self.shares(t_B))
         d_alpha, d_sigma = (_over(s, x1) for s in self.rates(t_B))
         return PathPoint(alpha * x1 + sigma * x0, d_alpha * x1 + d_sigma * x0)
@@ -68,6 +74,9 @@ class FlowPath(Plugin):
         Between data and noise the division is by alpha or sigma: at t = 0 noise says nothing of the data, at t = 1
         the data say nothing of the noise, and the result is not finite there. From a velocity the same holds wherever
         the path stands still, as the cosine path does at t = 0.
+
+        Raises:
+            ValueError: times that are not one an item.
         """
         if frm == to:
             return value
@@ -85,4 +94,7 @@ class FlowPath(Plugin):
 
 
 def _over(scalar_B: Tensor, x: Tensor) -> Tensor:
+    # A time of another shape would be broadcast over items in silence.
+    if scalar_B.shape != x.shape[:1]:
+        raise ValueError(f"a path takes one time an item, ({x.shape[0]},), got times {tuple(scalar_B.shape)}")
     return scalar_B.reshape(scalar_B.shape + (1,) * (x.dim() - scalar_B.dim()))

@@ -52,6 +52,10 @@ class Time(Plugin):
         """Which streams move together when all are generated, stage by stage; others wait as noise, or are done."""
         return (streams,)
 
+    def idle(self, streams: tuple[str, ...]) -> tuple[str, ...]:
+        """Parameters, by name, that do nothing where these are all the streams."""
+        return ()
+
     def course(self, stream: str, streams: tuple[str, ...], at: float) -> tuple[float, float]:
         """Where a stream stands when its stage is at `at` in [0, 1], and how fast it moves there."""
         return at, 1.0

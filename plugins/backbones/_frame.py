@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from core.params import knob, params
@@ -49,3 +50,7 @@ class Frame:
         source="Peebles and Xie 2023, arXiv:2212.09748",
         decides="start",
     )
+
+    def idle(self, outputs: Collection[str]) -> tuple[str, ...]:
+        """Parameters that do nothing where these streams alone are predicted: those of latents without latents."""
+        return () if "latent" in outputs else ("latent_bottleneck", "latent_act", "decoder_depth")

@@ -106,8 +106,12 @@ def axes_of(card: Card, parts: Parts, name: str) -> int:
     """Axes of space.
 
     Raises:
-        ValueError: positions are to be read out as an embedding.
+        ValueError: the data have no places, or positions are to be read out as an embedding.
     """
+    if "dims" not in card.sizes:
+        raise ValueError(
+            f"the backbone {name} moves cells from place to place, and the data {card.name} have none; take another"
+        )
     axes = card.sizes["dims"]
     if parts.outputs.get("position", axes) != axes:
         raise ValueError(

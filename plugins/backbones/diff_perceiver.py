@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 from torch import nn
@@ -32,6 +33,9 @@ class DiffPerceiver(Backbone):
         "contrast", "how the control cell is told: by a map that is taken off, or by cross attention"
     )
     frame: Frame = group("what stands around the layers")
+
+    def idle(self, outputs: Collection[str]) -> tuple[str, ...]:
+        return tuple(f"frame.{name}" for name in self.frame.idle(outputs))
 
     def build(self, card: Card, parts: Parts) -> nn.Module:
         how = Sublayers(parts, "layer", self.frame.zero)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from core.kinds import Backbone, Card, Parts
@@ -20,6 +22,9 @@ class DiffTransformer(Backbone):
     """
 
     frame: Frame = group("what stands around the layers")
+
+    def idle(self, outputs: Collection[str]) -> tuple[str, ...]:
+        return tuple(f"frame.{name}" for name in self.frame.idle(outputs))
 
     def build(self, card: Card, parts: Parts) -> nn.Module:
         how = Sublayers(parts, "layer", self.frame.zero)

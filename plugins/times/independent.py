@@ -31,6 +31,9 @@ class Independent(Time):
         True, "draw from B equal parts of [0, 1), shuffled, for each stream's times and for which stream is clean"
     )
 
+    def idle(self, streams: tuple[str, ...]) -> tuple[str, ...]:
+        return () if len(streams) > 1 else ("clean",)
+
     def draw(self, count: int, streams: tuple[str, ...], generator: torch.Generator) -> dict[str, Tensor]:
         times = {name: uniform(count, generator, stratified=self.stratified) for name in streams}
         if self.clean > 0 and len(streams) > 1:

@@ -5,10 +5,11 @@ M cells, G genes, K genes of a call, P perturbations together, D numbers of a la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, final
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,42 +49,102 @@ def velocity_of(path: FlowPath, noisy: Tensor, t_B: Tensor, raw: Tensor) -> Tens
     return (d_alpha * alpha + d_sigma * sigma) / norm * noisy + (d_alpha * sigma - d_sigma * alpha) / norm.sqrt() * raw
 
 
+def data_of(path: FlowPath, noisy: Tensor, t_B: Tensor, raw: Tensor) -> Tensor:
+    """The data that the same output stands for, finite at both ends, as x_t + (1 - t) v on the straight path.
+
+    (alpha x + sigma sqrt(alpha^2 + sigma^2) raw) / (alpha^2 + sigma^2), which is `path.convert` of `velocity_of`, and
+    holds where a path stands still too.
+    """
+    over = t_B.shape + (1,) * (noisy.dim() - t_B.dim())
+    alpha, sigma = (share.reshape(over) for share in path.shares(t_B))
+    norm = alpha**2 + sigma**2
+    return (alpha * noisy + sigma * norm.sqrt() * raw) / norm
+
+
+@final
+@attrs.frozen
+class Clocked(FlowPath):
+    """A stream's path by the clock of its stage."""
+
+    path: FlowPath
+    course: Callable[[Any], tuple[Any, Any]]
+    """time of the stage to time of the stream, and how fast that goes"""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.path.alpha(self.course(t)[0])
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.path.sigma(self.course(t)[0])
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        at, speed = self.course(t)
+        d_alpha, d_sigma = self.path.rates(at)
+        return speed * d_alpha, speed * d_sigma
+
+
 def raw(
     system: Perturb,
     model: Responder,
     control_MG: np.ndarray,
     perturbation_MP: np.ndarray,
     generator: torch.Generator,
+    latent_MGD: Tensor | None = None,
 ) -> np.ndarray:
-    """Generated expression (M, G) before zeros are restored; the same cells whatever number goes into one call."""
+    """Generated expression (M, G) before zeros are restored; the same cells whatever number goes into one call.
+
+    Args:
+        system: what is sampled by what.
+        model: in evaluation mode.
+        control_MG: control cells.
+        perturbation_MP: codes, 0 for none.
+        generator: source of the noise; that of expression is the same with latents that are given.
+        latent_MGD: latents that are given, as `Responder.latents` finds them in cells, in place of generated ones: what
+            the second stage makes of true latents tells its errors from those of the first.
+
+    Raises:
+        ValueError: latents of another shape, or for a model that has none.
+    """
     cells, genes = control_MG.shape
     control = torch.from_numpy(np.ascontiguousarray(control_MG, np.float32))
     start: Tree = {EXPRESSION: noise_like(system, model, control, generator)}
-    if LATENT in system.streams:
+    if latent_MGD is not None:
+        wanted = (cells, genes, model.width) if LATENT in system.streams else None
+        if latent_MGD.shape != wanted:
+            raise ValueError(f"latents {tuple(latent_MGD.shape)} were given to a model that takes {wanted or 'none'}")
+        start[LATENT] = latent_MGD
+    elif LATENT in system.streams:
         start[LATENT] = torch.randn(cells, genes, model.width, generator=generator)
     perturbation = torch.from_numpy(np.ascontiguousarray(perturbation_MP, np.int64))
     device = next(model.parameters()).device
     parts = []
     for rows in torch.arange(cells).split(system.cells_per_call):
         given = {m: x[rows].to(device) for m, x in start.items()}
-        parts.append(_solve(system, model, given, control[rows].to(device), perturbation[rows].to(device)).cpu())
+        told = control[rows].to(device), perturbation[rows].to(device)
+        parts.append(_solve(system, model, given, *told, taught=latent_MGD is not None).cpu())
     return model.restored(torch.cat(parts)).numpy() if parts else np.zeros((0, genes), np.float32)
 
 
-def _solve(system: Perturb, model: Responder, state: Tree, control_MG: Tensor, perturbation_MP: Tensor) -> Tensor:
-    """Expression (M, G) at the end of all stages.
+def _solve(
+    system: Perturb, model: Responder, state: Tree, control_MG: Tensor, perturbation_MP: Tensor, *, taught: bool
+) -> Tensor:
+    """Expression (M, G) at the end of all stages; where latents are `taught` they are data from the start.
 
     The stages are pieces of one differential equation in both streams: what does not move stands still as what it is,
     noise before its stage and data after it (Baade et al. 2026, arXiv:2602.11401).
     """
     streams = tuple(m for m in (EXPRESSION, LATENT) if m in state)
-    place = dict.fromkeys(streams, 0.0)
-    for stage in system.time.stages(streams):
+    done = (LATENT,) if taught else ()
+    place = {m: float(m in done) for m in streams}
+    for whole in system.time.stages(streams):
+        stage = tuple(m for m in whole if m not in done)
+        if not stage:
+            continue
         still = {m: (state[m], place[m]) for m in streams if m not in stage}
         field = partial(_moving, system, model, control_MG, perturbation_MP, streams, still)
         steps = system.latent_steps if stage == (LATENT,) else system.sampling
         grid = np.linspace(0.0, 1.0, steps + 1).tolist()
-        state = state | system.solver.solve(field, {m: state[m] for m in stage}, grid, paths={})
+        paths = {m: Clocked(system.path, partial(system.time.course, m, streams)) for m in stage}
+        state = state | system.solver.solve(field, {m: state[m] for m in stage}, grid, paths=paths)
         place |= dict.fromkeys(stage, 1.0)
     return state[EXPRESSION]
 

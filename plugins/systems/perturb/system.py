@@ -26,8 +26,12 @@ from core.kinds import (
     Card,
     Evaluation,
     FlowPath,
+    Mask,
     Parts,
     Picture,
+    Plugin,
+    Pooling,
+    Position,
     Residual,
     SampleLoss,
     Solver,
@@ -44,6 +48,7 @@ from core.train.streams import Streams
 from plugins.systems.perturb import generate
 from plugins.systems.perturb.baselines import TRIVIAL
 from plugins.systems.perturb.cells import Cells
+from plugins.systems.perturb.checks import check
 from plugins.systems.perturb.embed import embed, layers_of
 from plugins.systems.perturb.evaluation import TASK, evaluated
 from plugins.systems.perturb.fitting import fitted_to
@@ -51,6 +56,9 @@ from plugins.systems.perturb.generate import EXPRESSION, LATENT
 from plugins.systems.perturb.network import Responder
 from plugins.systems.perturb.pictures import pictures
 from plugins.systems.perturb.zeros import with_zeros
+
+PLAIN = {"mask": "full", "position": "none"}
+"""pieces that treat all genes alike"""
 
 
 @params
@@ -81,17 +89,21 @@ class Perturb(System):
     forget: float = knob(0.1, "share of training cells whose perturbation is not told", ge=0.0, lt=1.0)
     expression_loss: tuple[ValueLoss, ...] = slot(("mse",), "how wrong the velocity of expression is")
     latent_loss: tuple[ValueLoss, ...] = slot(("mse",), "how wrong the velocity of latents is")
-    latent_weight: float = knob(1.0, "weight of the latent loss", ge=0.0)
+    latent_weight: float = knob(1.0, "weight of the latent loss", ge=0.0, acts="extractor!=none")
     latent_of: Literal["covered", "all"] = knob(
-        "all", "genes whose latents are learned: all, as 0 where the extractor is silent, or the others alone",
-    )  # fmt: skip
+        "all",
+        "genes whose latents are learned: all, as 0 where the extractor is silent, or the others alone",
+        acts="extractor!=none",
+    )
     sample_loss: SampleLoss | None = slot("mmd", "how far predicted cells of a set are from its true ones, as samples")
-    sample_weight: float = knob(0.5, "weight of that loss", ge=0.0)
+    sample_weight: float = knob(0.5, "weight of that loss", ge=0.0, acts="sample_loss!=none")
     solver: Solver = slot("heun", "from noise to cells")
     sampling: int = knob(10, "solver steps of expression", ge=1)
-    latent_steps: int = knob(10, "solver steps of the latent", ge=1)
+    latent_steps: int = knob(
+        10, "solver steps of the latent, where it has a stage of its own", ge=1, acts="extractor!=none"
+    )
     guidance: float = knob(1.0, "how far expression is led away from the prediction without perturbation", ge=0.0)
-    latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0)
+    latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0, acts="extractor!=none")
     guided_from: float = knob(0.0, "time from which guidance acts", ge=0.0, lt=1.0)
     guided_to: float = knob(1.0, "time up to which guidance acts", gt=0.0, le=1.0)
     zeros: Literal["calibrated", "none"] = knob(
@@ -118,14 +130,14 @@ class Perturb(System):
     )
 
     def __attrs_post_init__(self) -> None:
-        if not self.expression_loss or not self.latent_loss or not self.metrics:
-            raise ValueError("expression_loss, latent_loss and metrics each need at least one name")
-        if self.solver.stochastic or self.solver.wants != "velocity":
-            raise ValueError("solver: cells are generated along velocities; take euler, heun or rk4")
-        if self.guided_from >= self.guided_to:
-            raise ValueError(
-                f"guided_from = {self.guided_from} is not below guided_to = {self.guided_to}, so nothing is guided"
-            )
+        check(self)
+
+    def rejects(self, piece: Plugin) -> str | None:
+        if isinstance(piece, (Mask, Position, Attention, Pooling)) and piece.ordered:
+            kind = type(piece).KIND
+            plain = f"; take the {kind} `{PLAIN[kind]}`" if kind in PLAIN else ""
+            return f"the genes of a cell come in no order and lie at no place{plain}"
+        return None
 
     @property
     def headline(self) -> str:
@@ -198,12 +210,8 @@ class Perturb(System):
         }
         shown = {m: point.x_t[..., None] if m == EXPRESSION else point.x_t for m, point in points.items()}
         raw, aux = model(fields | shown, times, real_MK)
-        found = {
-            m: generate.velocity_of(
-                self.path, point.x_t, times[m], raw[m].float()[..., 0] if m == EXPRESSION else raw[m].float()
-            )
-            for m, point in points.items()
-        }
+        raw = {m: x.float()[..., 0] if m == EXPRESSION else x.float() for m, x in raw.items()}
+        found = {m: generate.velocity_of(self.path, points[m].x_t, times[m], raw[m]) for m in points}
         active = {m: rows.to(device) & seen.real for m, rows in drawn.active.items()}
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
@@ -216,8 +224,7 @@ class Perturb(System):
                 for name, value in loss(*one).items():
                     losses[f"{m}/{name}"], weights[f"{m}/{name}"] = value, weight
         if self.sample_loss is not None:
-            at = points[EXPRESSION].x_t
-            ended_MK = self.path.convert(at, times[EXPRESSION], found[EXPRESSION], "velocity", "data")
+            ended_MK = generate.data_of(self.path, points[EXPRESSION].x_t, times[EXPRESSION], raw[EXPRESSION])
             group_M = torch.where(active[EXPRESSION], seen.group, -1)
             for name, value in self.sample_loss(ended_MK, flow_MK, group_M, group_M).items():
                 losses[f"expression/{name}"], weights[f"expression/{name}"] = value, self.sample_weight

@@ -1,0 +1,133 @@
+"""Choices of the perturbation system that contradict each other or do nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.acts import Condition, Idle, spell
+from core.config import resolve_part
+from core.kinds import Plugin
+from core.params import Field, fields
+from plugins.systems.perturb.generate import EXPRESSION, LATENT
+
+if TYPE_CHECKING:
+    from plugins.systems.perturb.system import Perturb
+
+STAGED = Condition(name="time", equal=True, values=("cascaded", "cascaded_noised"))
+GUIDED = Condition(name="guidance", equal=False, values=("1",))
+
+
+def check(system: Perturb) -> None:
+    """Every choice does something beside the others, and something is learned and scored.
+
+    Raises:
+        Idle: a knob of the system does nothing.
+        ValueError: with what to choose or to leave out.
+    """
+    if not system.expression_loss or not system.latent_loss or not system.metrics:
+        raise ValueError("expression_loss, latent_loss and metrics each need at least one name")
+    if system.solver.stochastic or system.solver.wants != "velocity":
+        raise ValueError("solver: cells are generated along velocities; take euler, heun or rk4")
+    _guided(system)
+    try:
+        stages = system.time.stages(system.streams)
+    except ValueError as error:
+        raise ValueError(f"time: {error}") from None
+    if EXPRESSION not in stages[-1]:
+        raise ValueError(
+            f"with time.first = {stages[0][0]} latents would come last, and change no cell; leave time.first out, or "
+            "take extractor = none"
+        )
+    _arrives(system, stages)
+    if LATENT not in system.streams:
+        _without_latents(system)
+    elif (LATENT,) not in stages:
+        _in_vain(system, "latent_steps", STAGED, {"time": _name(system.time)})
+
+
+def _guided(system: Perturb) -> None:
+    """Guidance has an interval and something to lead away from, and there is no interval without guidance."""
+    if system.guided_from >= system.guided_to:
+        raise ValueError(
+            f"guided_from = {system.guided_from} is not below guided_to = {system.guided_to}, so nothing is guided"
+        )
+    weights = {"guidance": system.guidance, "latent_guidance": system.latent_guidance}
+    guided = [name for name, weight in weights.items() if weight != 1.0]
+    if not guided:
+        for name in ("guided_from", "guided_to"):
+            _in_vain(system, name, GUIDED, weights)
+    elif not system.forget:
+        raise ValueError(
+            f"{guided[0]} = {spell(weights[guided[0]])} leads away from what is predicted without the perturbation, "
+            "which a network trained with forget = 0 was never asked for; train with forget above 0, or leave guidance "
+            "out"
+        )
+
+
+def _arrives(system: Perturb, stages: tuple[tuple[str, ...], ...]) -> None:
+    """A single step from pure noise goes nowhere on a path that begins at rest."""
+    start = torch.zeros(1, dtype=torch.float64)
+    (alpha, sigma), (d_alpha, d_sigma) = system.path.shares(start), system.path.rates(start)
+    if bool(d_alpha * sigma - d_sigma * alpha > 0):
+        return
+    for stage in stages:
+        name = "latent_steps" if stage == (LATENT,) else "sampling"
+        if getattr(system, name) == 1:
+            raise ValueError(
+                f"{name} = 1 is too few on the path {_name(system.path)}, which stands still at pure noise; take 2 "
+                "steps or more"
+            )
+
+
+def _without_latents(system: Perturb) -> None:
+    """With one stream, what says how two go together does nothing."""
+    default = _fields(system)
+    if system.latent_loss != tuple(resolve_part("loss", name, {}) for name in default["latent_loss"].default):
+        raise ValueError("latent_loss does nothing with extractor = none; leave it out, or choose an extractor")
+    plain = resolve_part("time", default["time"].default, {})
+    idle = system.time.idle(system.streams)
+    if idle and type(system.time) is not type(plain):
+        raise ValueError(
+            f"time = {_name(system.time)} says how streams go together, and with extractor = none there is one; take "
+            "time = shared or leave it out, or choose an extractor"
+        )
+    vain = [f"time.{name}" for name in idle if getattr(system.time, name) != getattr(plain, name)]
+    if vain:
+        raise ValueError(
+            f"{' and '.join(vain)} other than in {default['time'].default} does nothing, as with extractor = none "
+            "there is one stream; leave it out or take time = shared, or choose an extractor"
+        )
+    for dotted in system.backbone.idle(system.streams):
+        piece, field = _found(system.backbone, dotted)
+        if getattr(piece, field.name) != field.default:
+            raise ValueError(
+                f"backbone.{dotted} = {spell(getattr(piece, field.name))} does nothing, as with extractor = none there "
+                "are no latents; leave it out, or choose an extractor"
+            )
+
+
+def _in_vain(system: Perturb, name: str, unless: Condition, found: dict[str, Any]) -> None:
+    """Refuse any value of a knob but its default.
+
+    Raises:
+        Idle: it has another.
+    """
+    value = getattr(system, name)
+    if value != _fields(system)[name].default:
+        raise Idle(name, value, unless, found)
+
+
+def _found(piece: Any, dotted: str) -> tuple[Any, Field]:
+    """A parameter of a piece or of a group in it, and what holds its value."""
+    first, _, rest = dotted.partition(".")
+    return _found(getattr(piece, first), rest) if rest else (piece, _fields(piece)[first])
+
+
+def _fields(piece: Any) -> dict[str, Field]:
+    return {field.name: field for field in fields(type(piece))}
+
+
+def _name(piece: Plugin) -> str:
+    return type(piece).__name__.lower()
