@@ -265,6 +265,22 @@ def test_labels_are_read_as_training_data_are(files: Path, capsys: pytest.Captur
     assert "the label 'G5+' names a perturbation without a name" in capsys.readouterr().err
 
 
+def test_each_file_may_call_its_conditions_otherwise(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Predictions say `condition`, real cells what they say: a usual name is found, another is given."""
+    real = anndata.read_h5ad("r.h5ad")
+    words = ["--metrics", "mse", "--no-ceiling", "--no-baselines", "-o"]
+    assert main(["evaluate", "some.h5ad", "r.h5ad", *words, "a.json"]) == 0
+    for name, more in (("perturbation", []), ("what", ["--condition", "what"])):
+        other = real.copy()
+        other.obs = real.obs.rename(columns={"condition": name})
+        other.write_h5ad("other.h5ad")
+        assert main(["evaluate", "some.h5ad", "other.h5ad", *more, *words, "b.json"]) == 0
+        assert f"obs['condition'] of some.h5ad, obs['{name}'] of other.h5ad" in capsys.readouterr().out
+        assert scores(files / "b.json") == scores(files / "a.json")
+    assert main(["evaluate", "some.h5ad", "other.h5ad"]) == 2
+    assert "other.h5ad has none of the columns condition, " in capsys.readouterr().err
+
+
 def test_another_hdf5_file(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file of HDF5 that holds no cells is no AnnData file."""
     with h5py.File("other.h5ad", "w") as file:

@@ -44,7 +44,11 @@ class Asked:
     """What two files are compared by."""
 
     metrics: str = knob("", "metrics by name, with commas; empty: a choice of each sort, `all` for every one")
-    condition: str = knob("", "column of obs with the perturbations of a cell; empty: found by its usual names")
+    condition: str = knob(
+        "",
+        "column of obs of REAL, and of PREDICTED if there, with a cell's perturbations; empty: found by its usual "
+        "names",
+    )
     control: str = knob("", "label of control cells, beside the usual ones")
     stratum: str = knob("", "column of obs, such as cell_type, whose values are judged apart")
     layer: str = knob("", "layer of PREDICTED; empty: X")

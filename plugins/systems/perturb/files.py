@@ -16,7 +16,10 @@ from core.errors import UserError
 from core.hdf5 import probe
 from core.names import near
 
-COLUMNS = ("condition", "perturbation", "target", "target_gene", "gene", "guide_identity")
+COLUMNS = (
+    "condition", "perturbation", "perturbation_name", "perturbations", "target", "target_gene", "gene", "treatment",
+    "guide_identity",
+)  # fmt: skip
 """columns of `obs` that are looked for, in this order"""
 LARGEST = 15.0
 """log1p of anything but raw counts stays below"""
@@ -30,7 +33,7 @@ class Keys:
     """Where a file holds what is compared."""
 
     condition: str = ""
-    """column of `obs`; empty: the first of `COLUMNS` that both files have"""
+    """column of `obs`; empty: the first of `COLUMNS` that both files have, else that each has"""
     control: str = ""
     """a label of controls beside the usual ones"""
     stratum: str = ""
@@ -75,21 +78,38 @@ def read_pair(
     """
     tables = [_open(predicted), _open(real)]
     paths = [Path(predicted), Path(real)]
-    column, said = keys.condition, []
-    if not column:
-        shared = [name for name in COLUMNS if all(name in table.obs.columns for table in tables)]
-        if not shared:
-            raise UserError(
-                f"{paths[0]} and {paths[1]} share none of the columns {', '.join(COLUMNS)}: name the one that holds "
-                f"the perturbation of a cell with --condition (obs of {paths[0].name}: {_names(tables[0].obs.columns)})"
-            )
-        column = shared[0]
-        said.append(f"Conditions are read from obs[{column!r}].")
-    keys = attrs.evolve(keys, condition=column)
+    columns, said = _columns(paths, tables, keys.condition)
     first, second = (
-        _cells(path, table, keys, where) for path, table, where in zip(paths, tables, (layer, real_layer), strict=True)
+        _cells(path, table, attrs.evolve(keys, condition=column), where)
+        for path, table, column, where in zip(paths, tables, columns, (layer, real_layer), strict=True)
     )
     return first, second, said
+
+
+def _columns(paths: list[Path], tables: list[Any], named: str) -> tuple[list[str], list[str]]:
+    """The column of conditions of each file, and a sentence where it was found by itself.
+
+    What `core sample` writes calls it `condition`, whatever the real cells' file does.
+    """
+    shared = [name for name in COLUMNS if all(name in table.obs.columns for table in tables)]
+    found = []
+    for path, table in zip(paths, tables, strict=True):
+        own = shared or [name for name in COLUMNS if name in table.obs.columns]
+        # The name that is given is the real file's; the predicted one may have it under a usual name.
+        if named and (named in table.obs.columns or table is tables[1] or not own):
+            found.append(named)
+        elif own:
+            found.append(own[0])
+        else:
+            raise UserError(
+                f"{path} has none of the columns {', '.join(COLUMNS)}: name the one that holds the perturbation of a "
+                f"cell with --condition (obs: {_names(table.obs.columns)})"
+            )
+    if found[0] == found[1]:
+        return found, [] if named else [f"Conditions are read from obs[{found[0]!r}]."]
+    return found, [
+        f"Conditions are read from obs[{found[0]!r}] of {paths[0].name}, obs[{found[1]!r}] of {paths[1].name}."
+    ]
 
 
 def _open(name: str) -> Any:
