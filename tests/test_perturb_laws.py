@@ -421,6 +421,7 @@ def test_perturbations_of_a_cell_are_a_set() -> None:
     np.testing.assert_array_equal(told(2, 1), told(1, 2))
     np.testing.assert_array_equal(told(1, 1), told(1, 0))
     np.testing.assert_array_equal(told(0, 1), told(1, 0))
+    np.testing.assert_array_equal(told(1, 2, 1), told(1, 2, 0))
     assert not np.allclose(told(1, 0), told(1, 2), atol=1e-7)
     assert not np.allclose(told(1, 0), told(0, 0), atol=1e-7)
 

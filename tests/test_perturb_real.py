@@ -15,10 +15,10 @@ from plugins.systems.perturb.baselines import TRIVIAL
 from realdata import realdata
 
 WORDS = [
-    "--system=perturb", "--extractor=pca", "--extractor.k=4", "--data.prepare.genes=120", "--data.cut.by=kfold",
+    "--system=perturb", "--extractor=pca", "--extractor.k=4", "--data.prepare.genes=60", "--data.cut.by=kfold",
     "--data.sets.size=16", "--data.sets.per_batch=4", "--width=16", "--depth=1", "--attention.heads=2",
     "--backbone.frame.heads=2", "--backbone.frame.neighbours=4", "--backbone.frame.latent_bottleneck=8",
-    "--sampling=4", "--latent_steps=3", "--train.steps=60", "--train.warmup=5",
+    "--sampling=2", "--latent_steps=2", "--train.steps=20", "--train.warmup=2",
 ]  # fmt: skip
 ARMS = {"model", "ceiling", "control mean", "control resample", "perturbed mean", "matching mean", "additive", "ridge",
         "bilinear ridge", "nearest seen perturbation"}  # fmt: skip
@@ -42,7 +42,7 @@ def test_norman_from_file_to_report(core: Callable[..., Any], tmp_path: Path) ->
     by_metric = {s.metric: s.value for s in found.scores if s.arm == "ceiling"}
     assert by_metric.keys() == metrics
     assert by_metric["pearson_delta"] > 0.5
-    # What 60 steps cannot do the report says by itself; and what a cell costs.
+    # What 20 steps cannot do the report says by itself; and what a cell costs.
     notes = " ".join(found.notes)
     assert "By pearson_delta the prediction is" in notes
     assert "evaluations of the field" in notes
