@@ -156,7 +156,9 @@ def of_sets(how: tuple[tuple[str, object], ...]) -> nn.Module:
     return network("perceiver", how=dict(how))
 
 
-@pytest.mark.parametrize("how", [{}, {"frame.combine": "mean"}, {"frame.combine": "mean", "frame.average_control": True}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"frame.combine": "mean"}, {"frame.combine": "mean", "frame.average_control": True}], ids=str
+)
 @law
 @given(members=st.sets(st.integers(1, 4), max_size=3), data=st.data())
 def test_perturbations_are_a_set(how: dict[str, object], members: set[int], data: st.DataObject) -> None:
@@ -317,6 +319,25 @@ def test_kept_between_calls(name: str) -> None:
         assert bool(asked) == (call == 0)
         close([*found.values()], [*run(net, fields | noisy, later).values()], 0.0)
         asked.clear()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("still", ["expression", "latent"])
+def test_kept_while_a_stream_stands_still(name: str, still: str) -> None:
+    """A stream that stands still is embedded once, and being told the perturbation or not is never kept."""
+    net, embedded, kept = network(name), [], {}
+    net.latents.register_forward_hook(lambda *_: embedded.append("latent"))
+    net.values["expression"].register_forward_hook(lambda *_: embedded.append("expression"))
+    fields, times = batch()
+    (moves,) = {"expression", "latent"} - {still}
+    for call in range(4):
+        told = torch.full((len(fields[moves]),), call % 2 == 0)
+        now = fields | {moves: randn(call, *fields[moves].shape), "told": told}
+        embedded.clear()
+        found = run(net, now, times, kept=kept, still=(still,))
+        assert (still in embedded) == (call == 0)
+        assert moves in embedded
+        close([*found.values()], [*run(net, now, times).values()], 0.0)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -39,7 +39,7 @@ from core.kinds import (
 )
 from core.kinds.extractor import Extractor
 from core.kinds.metric import GroupMetric
-from core.params import knob, params, slot
+from core.params import fields, knob, params, slot
 from core.train.streams import Streams
 from plugins.systems.perturb import generate
 from plugins.systems.perturb.baselines import TRIVIAL
@@ -87,8 +87,8 @@ class Perturb(System):
     sample_loss: SampleLoss | None = slot("mmd", "how far predicted cells of a set are from its true ones, as samples")
     sample_weight: float = knob(0.5, "weight of that loss", ge=0.0)
     solver: Solver = slot("heun", "from noise to cells")
-    sampling: int = knob(10, "solver steps of expression", ge=1)
-    latent_steps: int = knob(10, "solver steps of the latent", ge=1)
+    sampling: int = knob(10, "solver steps of expression; an adaptive solver chooses them itself", ge=1)
+    latent_steps: int = knob(10, "solver steps of the latent; an adaptive solver chooses them itself", ge=1)
     guidance: float = knob(1.0, "how far expression is led away from the prediction without perturbation", ge=0.0)
     latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0)
     guided_from: float = knob(0.0, "time from which guidance acts", ge=0.0, lt=1.0)
@@ -96,7 +96,10 @@ class Perturb(System):
     zeros: Literal["calibrated", "none"] = knob(
         "calibrated", "exact zeros of the output: below a threshold of each gene, fitted to training cells; or none"
     )
-    cells_per_call: int = knob(128, "cells that are generated at a time: memory, not results", ge=1, identity=False)
+    cells_per_call: int | None = knob(
+        None, "cells that are generated at a time: memory, not results; none: as many as have 128,000 genes", ge=1,
+        identity=False,
+    )  # fmt: skip
     metrics: tuple[GroupMetric, ...] = slot(
         (
             "pearson_delta",
@@ -120,7 +123,14 @@ class Perturb(System):
         if not self.expression_loss or not self.latent_loss or not self.metrics:
             raise ValueError("expression_loss, latent_loss and metrics each need at least one name")
         if self.solver.stochastic or self.solver.wants != "velocity":
-            raise ValueError("solver: cells are generated along velocities; take euler, heun or rk4")
+            raise ValueError("solver: cells are generated along velocities; take euler, heun, rk4 or dopri5")
+        for field in fields(type(self)) if self.solver.calls(1) is None else ():
+            given = getattr(self, field.name)
+            if field.name in ("sampling", "latent_steps") and given != field.default:
+                raise ValueError(
+                    f"{field.name} = {given} does nothing with a solver that chooses its own steps; leave it at "
+                    f"{field.default}, or take euler, heun or rk4"
+                )
         if self.guided_from >= self.guided_to:
             raise ValueError(
                 f"guided_from = {self.guided_from} is not below guided_to = {self.guided_to}, so nothing is guided"
