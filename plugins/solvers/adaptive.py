@@ -29,13 +29,13 @@ class Adaptive(Solver):
     to the data that the velocity stands for, as of `euler`, whatever the tolerances.
 
     dopri5: Dormand and Prince 1980, J. Comput. Appl. Math. 6, order 5, six calls a step; bosh3: Bogacki and Shampine
-    1989, Appl. Math. Lett. 2, order 3, three; adaptive_heun: order 2, two; dopri8: order 8, thirteen. A rejected step
-    costs as many, and the choice of the first step two.
+    1989, Appl. Math. Lett. 2, order 3, three; adaptive_heun: order 2, one. A rejected step costs as many, and the choice
+    of the first step two. Gradients take the steps as given.
     """
 
     wants: ClassVar[Target] = "velocity"
 
-    method: Literal["dopri5", "bosh3", "adaptive_heun", "dopri8"] = knob("dopri5", "which method")
+    method: Literal["dopri5", "bosh3", "adaptive_heun"] = knob("dopri5", "which method")
     atol: float = knob(1e-4, "error that a step may have, in the units of the state", gt=0.0)
     rtol: float = knob(1e-3, "error that a step may have, relative to the state", ge=0.0)
     most: int = knob(1000, "steps after which it gives up, rejected ones too", ge=1)
@@ -97,4 +97,4 @@ class Adaptive(Solver):
 
 def _worst(error: tuple[Tensor, ...]) -> Tensor:
     """The largest root mean square of a set's entries, over all sets and modalities."""
-    return torch.stack([x.square().reshape(len(x), -1).mean(1).max() for x in error]).max().sqrt()
+    return torch.stack([x.detach().square().reshape(len(x), -1).mean(1).max() for x in error]).max().sqrt()

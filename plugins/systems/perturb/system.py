@@ -123,7 +123,9 @@ class Perturb(System):
         if not self.expression_loss or not self.latent_loss or not self.metrics:
             raise ValueError("expression_loss, latent_loss and metrics each need at least one name")
         if self.solver.stochastic or self.solver.wants != "velocity":
-            raise ValueError("solver: cells are generated along velocities; take euler, heun, rk4 or dopri5")
+            raise ValueError(
+                "solver: cells are generated along velocities; take euler, heun or rk4, or an adaptive one, dopri5"
+            )
         for field in fields(type(self)) if self.solver.calls(1) is None else ():
             given = getattr(self, field.name)
             if field.name in ("sampling", "latent_steps") and given != field.default:
