@@ -29,8 +29,8 @@ class Adaptive(Solver):
     to the data that the velocity stands for, as of `euler`, whatever the tolerances.
 
     dopri5: Dormand and Prince 1980, J. Comput. Appl. Math. 6, order 5, six calls a step; bosh3: Bogacki and Shampine
-    1989, Appl. Math. Lett. 2, order 3, three; adaptive_heun: order 2, one. A rejected step costs as many, and the choice
-    of the first step two. Gradients take the steps as given.
+    1989, Appl. Math. Lett. 2, order 3, three; adaptive_heun: order 2, one. A rejected step costs as many, and the
+    choice of the first step two. Gradients take the steps as given.
     """
 
     wants: ClassVar[Target] = "velocity"
