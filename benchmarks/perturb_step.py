@@ -7,8 +7,9 @@
 (arXiv:2602.07103) one formula a line: gene embeddings that read the whole vocabulary under a mask, computed for every
 cell, norms steered by genes for every cell, and differential attention whose two maps are formed. Both have a loss of
 mean squares and no optimiser step. A generation is Runge-Kutta's fourth order over 20 points, 76 calls; one call of
-each side is timed and counted so often, unless `--whole`. Memory is the peak of a fresh process, above what it was with
-the network built (Linux).
+each side is timed and counted so often, unless `--whole`. The floor of a case is its matrix products over the rate that
+the machine reached on large ones between the turns. The loss of samples and extractors are timed by themselves. Memory
+is the peak of a fresh process, above what it was with the network built (Linux).
 
 B cells, N genes, D width, H heads, K head width.
 """
@@ -22,12 +23,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.attention import high_water
 from benchmarks.common import interleaved, ratio_line
+from benchmarks.spatial_step import turns
 from core.config import resolve_part
 from core.kinds import Card, Parts
 from core.train.streams import Streams
@@ -55,8 +60,9 @@ def network(
         outputs={s: {"expression": 1, "latent": latent}[s] for s in streams},
     )
     card = Card(name="", sizes={"genes": genes, "perturbations": 100, "together": 2}, splits={}, fingerprint="")
-    given = {"control": "cross"} if attention == "linear" else {}
-    made = resolve_part("backbone", "diff_perceiver", {"frame.neighbours": NEAR, **given}).build(card, parts)
+    given: dict[str, object] = {"control": "cross"} if attention == "linear" else {}
+    given |= {"frame.neighbours": NEAR, "frame.product": False, "frame.combine": "mean"}
+    made = resolve_part("backbone", "diff_perceiver", given).build(card, parts)
     made.set_neighbours(table(genes))
     made.set_perturbed_genes(torch.arange(100) % genes)
     Streams(0).initialise(made)
@@ -216,6 +222,33 @@ def call(side: str, genes: int = GENES, attention: str = "differential") -> tupl
     return ours, forward
 
 
+def products(side: str) -> float:
+    """FLOPs of the matrix products of a forward pass; the fused attention of CPUs is not counted, its formula is."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(side)[1]()
+    return float(counter.get_total_flops())
+
+
+def beside() -> dict[str, Callable[[], object]]:
+    """What a step costs besides its network: the loss of samples, two groups of 8 cells, and latents of the cells."""
+    generator = torch.Generator().manual_seed(3)
+    made, true = (torch.rand(CELLS, GENES, generator=generator) for _ in range(2))
+    group, columns = torch.arange(CELLS) // 8, torch.arange(GENES)
+    loss = resolve_part("sample_loss", "mmd", {})
+
+    def mmd() -> None:
+        loss(made.clone().requires_grad_(), true, group, group)["mmd"].backward()
+
+    cells = np.random.default_rng(4).poisson(0.7, (256, GENES)).astype(np.float32)
+    names = [f"gene {i}" for i in range(GENES)]
+    found: dict[str, Callable[[], object]] = {"loss mmd": mmd}
+    for name in ("pca", "random_projection", "scgpt_random"):
+        fitted = resolve_part("extractor", name, {}).fit(np.log1p(cells), names, Streams(0))
+        shown = torch.from_numpy(np.log1p(cells[:CELLS]))
+        found[f"extractor {name}"] = lambda fitted=fitted, shown=shown: fitted(shown, columns)
+    return found
+
+
 def step(side: str, genes: int = GENES, attention: str = "differential") -> Callable[[], object]:
     """Forward pass, loss and backward pass."""
     net, forward = call(side, genes, attention)
@@ -265,13 +298,22 @@ def report(options: argparse.Namespace) -> None:
     print(", ".join(f"{side} {size / 1e6:.2f} M parameters" for side, size in sizes.items()))
     lines = []
     sides = ("ours", "cascade", "plain")
-    took = interleaved({side: step(side) for side in sides}, options.repeats)
-    print("training step: " + ", ".join(f"{side} {took[side]:.2f} s" for side in sides), flush=True)
+    work = {side: products(side) for side in sides}
+    took, reached = turns({side: step(side) for side in sides}, options.repeats)
+    print("training step (floor): " + times_of(took, {s: 3 * work[s] / reached for s in sides}), flush=True)
     lines.append(ratio_line("training step", took["ours"], took["plain"], BAR))
+    apart, _ = turns(beside(), options.repeats)
+    print(
+        "beside a step of ours: "
+        + ", ".join(f"{name} {1e3 * t:.1f} ms ({t / took['ours']:.1%})" for name, t in apart.items()),
+        flush=True,
+    )
     times = 1 if options.whole else CALLS
     made = generation if options.whole else velocity
-    took = interleaved({side: made(side) for side in ("ours", "plain")}, options.repeats)
-    print(f"RK4 over {POINTS} points: " + ", ".join(f"{s} {t * times:.1f} s" for s, t in took.items()), flush=True)
+    took, reached = turns({side: made(side) for side in ("ours", "plain")}, options.repeats)
+    whole = {side: t * times for side, t in took.items()}
+    floors = {side: CALLS * work[side] / reached for side in whole}
+    print(f"RK4 over {POINTS} points (floor): {times_of(whole, floors)}", flush=True)
     lines.append(ratio_line("generation", took["ours"], took["plain"], BAR))
     if options.memory:
         most = {side: peak(side) for side in ("ours", "plain")}
@@ -287,6 +329,10 @@ def report(options: argparse.Namespace) -> None:
             f"time a gene, {attention}, from {GENES // 2} to {2 * GENES} genes: {growth:.2f} (bar {bar:g}: {verdict})"
         )
     print("\n".join(lines))
+
+
+def times_of(took: dict[str, float], floors: dict[str, float]) -> str:
+    return ", ".join(f"{side} {t:.2f} s ({floors[side]:.2f} s)" for side, t in took.items())
 
 
 def main() -> None:

@@ -68,9 +68,9 @@ def recorded(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict,
     seen: list[tuple[dict, dict, tuple[str, ...]]] = []
     inner: Callable = made.model.network.forward
 
-    def forward(fields: dict, times: dict, real: Any, streams: Any = None) -> Any:
-        seen.append(({k: v.clone() for k, v in fields.items()}, dict(times), tuple(streams)))
-        return inner(fields, times, real, streams)
+    def forward(fields: dict, times: dict, real: Any, **options: Any) -> Any:
+        seen.append(({k: v.clone() for k, v in fields.items()}, dict(times), options["streams"]))
+        return inner(fields, times, real, **options)
 
     monkeypatch.setattr(made.model.network, "forward", forward)
     return seen

@@ -20,7 +20,10 @@ from core.testing.system import SystemLaws
 from core.train.loop import Trainer
 from core.train.streams import Streams
 from perturbed import SMALL, changed, make, recorded, trained, trainer, unit_of
+from plugins.solvers.adaptive import Adaptive
+from plugins.solvers.rk4 import Rk4
 from plugins.systems.perturb import generate
+from plugins.systems.perturb.network import Spent
 from plugins.systems.perturb.zeros import thresholds, with_zeros
 
 CONFIGURATIONS: list[list[str]] = [
@@ -60,6 +63,41 @@ def test_the_first_stage_leaves_the_noise_of_the_second(monkeypatch: pytest.Monk
     assert all((times["expression"] == 0).all() for _, times, _ in first)
     assert all((times["latent"] == 1).all() for _, times, _ in second)
     assert [times["latent"][0].item() for _, times, _ in first] == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("words", [(), ("--time=aligned", "--solver=rk4"), ("--backbone=perceiver",)], ids=str)
+def test_what_is_kept_changes_nothing(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that makes everything anew at each evaluation generates the same cells, guided ones too."""
+    made = trained(*words)
+    cells = unit_of(made)
+    kept = make(made, cells, guidance=2.0)
+    monkeypatch.setattr(made.model, "options", ())
+    np.testing.assert_array_equal(make(made, cells, guidance=2.0), kept)
+
+
+def test_evaluations_are_counted() -> None:
+    """What is told of the cost is counted, and for fixed steps it is what the solver announces, however many cells."""
+    made = trained()
+    made.model.spent = Spent()
+    for few in (1, 64):
+        make(made, unit_of(made), cells_per_call=few)
+        assert made.model.spent.each == generate.calls(made.system)
+    assert made.model.spent.cells == 2 * len(unit_of(made).control)
+
+
+def test_an_adaptive_solver() -> None:
+    """It generates what many fixed steps do, stage by stage, and its evaluations are counted as it goes."""
+    made = trained()
+    cells = unit_of(made)
+    fine = make(made, cells, solver=Rk4(), sampling=40, latent_steps=40)
+    made.model.spent = Spent()
+    steps = {name: getattr(attrs.fields(type(made.system)), name).default for name in ("sampling", "latent_steps")}
+    found = make(made, cells, solver=Adaptive(atol=1e-5, rtol=1e-5), **steps)
+    np.testing.assert_allclose(found, fine, rtol=1e-3, atol=1e-3)
+    assert generate.calls(attrs.evolve(made.system, solver=Adaptive(), **steps)) is None
+    assert made.model.spent.each >= 2 * 9
+    with pytest.raises(ValueError, match="sampling = 7 does nothing with a solver that chooses"):
+        attrs.evolve(made.system, solver=Adaptive(), **(steps | {"sampling": 7}))
 
 
 def test_streams_that_go_together_end_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,6 +322,25 @@ def test_kept_between_calls(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("still", ["expression", "latent"])
+def test_kept_while_a_stream_stands_still(name: str, still: str) -> None:
+    """A stream that stands still is embedded once, and being told the perturbation or not is never kept."""
+    net, embedded, kept = network(name), [], {}
+    net.latents.register_forward_hook(lambda *_: embedded.append("latent"))
+    net.values["expression"].register_forward_hook(lambda *_: embedded.append("expression"))
+    fields, times = batch()
+    (moves,) = {"expression", "latent"} - {still}
+    for call in range(4):
+        told = torch.full((len(fields[moves]),), call % 2 == 0)
+        now = fields | {moves: randn(call, *fields[moves].shape), "told": told}
+        embedded.clear()
+        found = run(net, now, times, kept=kept, still=(still,))
+        assert (still in embedded) == (call == 0)
+        assert moves in embedded
+        close([*found.values()], [*run(net, now, times).values()], 0.0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_one_stream_alone(name: str) -> None:
     """A stream that is not asked for is not decoded, and the others are what they are; another stream is refused."""
     net, ran = network(name), []

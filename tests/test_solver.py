@@ -12,13 +12,24 @@ from core.testing.path import Straight
 from core.testing.solver import SolverLaws, gaussian, observed_order, oracle
 from plugins.paths.cond_ot import CondOt
 from plugins.paths.cosine import Cosine
+from plugins.solvers.adaptive import SHORT, Adaptive
 from plugins.solvers.ddim import Ddim
 from plugins.solvers.ddpm import Ddpm
 from plugins.solvers.euler import Euler
 from plugins.solvers.heun import Heun
 from plugins.solvers.rk4 import Rk4
 
-ALL_SOLVERS = [Euler(), Heun(), Rk4(), Ddpm(), Ddim(), Ddim(eta=0.5), Ddim(eta=1.0)]
+ALL_SOLVERS = [
+    Euler(),
+    Heun(),
+    Rk4(),
+    Ddpm(),
+    Ddim(),
+    Ddim(eta=0.5),
+    Ddim(eta=1.0),
+    Adaptive(),
+    Adaptive(method="bosh3"),
+]
 ALL_PATHS = [CondOt(), Cosine(), Cosine(exponent=2.0), Cosine(exponent=0.5, offset=0.1)]
 
 
@@ -45,7 +56,7 @@ def test_euler_by_hand():
     assert end["a"].item() == pytest.approx((1 + 0.25 * 0.5) * (1 + 0.25 * 0.75))
 
 
-@pytest.mark.parametrize("solver", [one for one in ALL_SOLVERS if not isinstance(one, (Heun, Rk4))], ids=str)
+@pytest.mark.parametrize("solver", [one for one in ALL_SOLVERS if not isinstance(one, (Heun, Rk4, Adaptive))], ids=str)
 def test_asked_at_the_start_of_each_step(solver):
     """The field is asked at each start and never at t = 1, where it may be singular."""
     seen, times = [], [0.0, 0.2, 0.7, 1.0]
@@ -105,6 +116,52 @@ def test_no_noise_is_left(solver, path, steps):
     times = [i / steps for i in range(steps + 1)]
     end = solver.solve(oracle(solver, data, paths), start, times, paths=paths, noise=gaussian())
     torch.testing.assert_close(end["a"], data["a"], rtol=1e-4, atol=1e-4)
+
+
+def shrunk(solver, start=None, rate=-1.0):
+    """y(1) of y' = rate y, and the times at which the field was asked."""
+    seen = []
+
+    def field(y, t):
+        seen.append(t)
+        return {"a": rate * y["a"]}
+
+    start = torch.ones(1, 1, dtype=torch.float64) if start is None else start
+    return solver.solve(field, {"a": start}, [0.0, 1.0], paths={})["a"], seen
+
+
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "adaptive_heun"])
+def test_tolerances(method):
+    """The error is of the size of the tolerances, which cost calls; the last step's own is half its square."""
+    calls = []
+    for tolerance in (1e-3, 1e-5):
+        end, seen = shrunk(Adaptive(method=method, atol=tolerance, rtol=tolerance))
+        assert abs(end.item() - math.exp(-1)) < 3 * tolerance + SHORT**2
+        assert 0 <= min(seen) <= max(seen) <= 1 - SHORT
+        calls.append(len(seen))
+    assert calls[0] < calls[1] < 1000
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 99), method=st.sampled_from(["dopri5", "bosh3"]), others=st.integers(1, 50))
+def test_a_hard_set_among_easy_ones(seed, method, others):
+    """A set is solved no less well for being in a batch of others that need no care: the worst decides the steps."""
+    solver = Adaptive(method=method, atol=1e-4, rtol=1e-4)
+    rate = torch.full((others + 1, 1), -1e-3, dtype=torch.float64)
+    rate[0] = -6.0
+    start = torch.rand(others + 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+    end, _ = shrunk(solver, start, rate)
+    torch.testing.assert_close(end, start * rate.exp(), rtol=0, atol=1e-3)
+    # The same steps as for the set by itself, but for the guess at the first of them.
+    alone, _ = shrunk(solver, start[:1], rate[:1])
+    torch.testing.assert_close(end[:1], alone, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("rate", "most", "said"), [(math.nan, 1000, "not finite"), (-500.0, 3, r"solver\.most")])
+def test_an_adaptive_solver_gives_up(rate, most, said):
+    """A field that is not finite, or that takes too many steps, is one sentence, not NaN."""
+    with pytest.raises(ValueError, match=said):
+        shrunk(Adaptive(most=most), rate=rate)
 
 
 @pytest.mark.parametrize("solver", [Euler(), Heun(), Rk4()], ids=str)

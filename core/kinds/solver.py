@@ -25,11 +25,13 @@ Noise = Callable[[Tree], Tree]
 class Solver(Plugin):
     """Integrates a state from times[0] to times[-1] and returns the last state only.
 
-    It calls the field exactly once a step for one-stage methods, so `steps` is what a user pays. No noise is left in
-    a sample: the last step, onto t = 1, ends in the data that the field's last answer stands for.
+    It calls the field exactly once a step for one-stage methods, so `steps` is what a user pays, unless it is adaptive:
+    then nobody knows the cost beforehand, and who wants to know counts. No noise is left in a sample: the last step,
+    onto t = 1, ends in the data that the field's last answer stands for.
 
     Laws (`core.testing.solver.SolverLaws`): stated order of convergence on y' = -y (ODE solvers); exactly the field
-    calls that `calls` announces; a field that knows the data reaches them, on every path; one seed, one sample.
+    calls that `calls` announces, or the same end whatever steps were asked for; a field that knows the data reaches
+    them, on every path; one seed, one sample.
     """
 
     KIND: ClassVar[str] = "solver"
@@ -42,8 +44,9 @@ class Solver(Plugin):
         """Whether it draws noise on the way."""
 
     @abstractmethod
-    def calls(self, steps: int) -> int:
-        """Field calls for a schedule of `steps` intervals."""
+    def calls(self, steps: int) -> int | None:
+        """Field calls for a schedule of `steps` intervals; None: adaptive, it takes the ends of a schedule alone and
+        chooses its own steps between them."""
 
     @abstractmethod
     def solve(

@@ -71,7 +71,10 @@ class SolverLaws:
 
     @pytest.mark.parametrize("steps", [1, 2, 13])
     def test_calls(self, solver: Solver, steps: int) -> None:
-        """The field is called exactly as often as announced, at times of the schedule's span that never fall."""
+        """The field is called exactly as often as announced, at times of the schedule's span that never fall.
+
+        An adaptive solver announces nothing and may go back; what was asked for between the ends changes nothing.
+        """
         times, seen = _even(steps), []
         inner = oracle(solver, _tree(2), PATHS)
 
@@ -80,10 +83,17 @@ class SolverLaws:
             return inner(state, t)
 
         solver.solve(field, _tree(1), times, paths=PATHS, noise=gaussian())
-        assert len(seen) == solver.calls(steps)
-        assert seen == sorted(seen)
-        assert times[0] <= seen[0]
-        assert seen[-1] <= times[-1]
+        assert times[0] <= min(seen)
+        assert max(seen) <= times[-1]
+        if solver.calls(steps) is None:
+            ends = [
+                solver.solve(_shrinking(solver), _tree(1), given, paths=PATHS, noise=gaussian())
+                for given in (times, [times[0], times[-1]])
+            ]
+            assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+        else:
+            assert len(seen) == solver.calls(steps)
+            assert seen == sorted(seen)
 
     def test_one_seed_one_sample(self, solver: Solver) -> None:
         """One start and one seed give one sample; a stochastic solver gives another with another seed."""
@@ -145,8 +155,8 @@ class SolverLaws:
             assert all(torch.equal(bare[name], noisy[name]) for name in bare)
 
     def test_convergence(self, solver: Solver) -> None:
-        """A solver of ordinary differential equations is of first order or better."""
-        if solver.wants == "velocity" and not solver.stochastic:
+        """A solver of ordinary differential equations with steps as asked is of first order or better."""
+        if solver.wants == "velocity" and not solver.stochastic and solver.calls(1) is not None:
             assert observed_order(solver) > 0.95
 
 

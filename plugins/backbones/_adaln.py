@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import attrs
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from core.kinds import Aux, Layout, Parts
 from core.train.streams import Dropout
 from plugins.backbones._affine import Affine, Beside
 from plugins.backbones._contrast import Contrast
+from plugins.backbones._kept import Kept, once, part
 
 EPS = 1e-6
 """of norms that a condition scales"""
@@ -39,7 +41,7 @@ class Steered(nn.Module):
     def forward(self, y_BND: Tensor, c_BD: Tensor) -> tuple[Tensor, Tensor | None]:
         """The modulated norm (B, N, D), and the gate (B, 1, D) where there is one."""
         scale, shift, *gate = self.steer(F.silu(c_BD))[:, None].chunk(self.parts, -1)
-        return self.norm(y_BND) * (1 + scale) + shift, gate[0] if gate else None
+        return torch.addcmul(shift, self.norm(y_BND), 1 + scale), gate[0] if gate else None
 
 
 @attrs.frozen
@@ -77,11 +79,16 @@ class Reads(nn.Module):
         self.residual = how.parts.residual.build(how.parts.width)
 
     def forward(
-        self, y_BND: Tensor, control_BND: Tensor | None, c_BD: Tensor, real_BN: Tensor | None
+        self,
+        y_BND: Tensor,
+        control_BND: Tensor | None,
+        c_BD: Tensor,
+        real_BN: Tensor | None,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, Aux]:
         n_BND, gate_B1D = self.steered(y_BND, c_BD)
         if isinstance(self.attention, Contrast):
-            read_BND = self.attention(n_BND, control_BND, real_BN)
+            read_BND = self.attention(n_BND, control_BND, real_BN, kept)
         else:
             context = control_BND if self.control else None
             layout = Layout(real_BQ=real_BN)
@@ -100,7 +107,12 @@ class Thinks(nn.Module):
         self.residual = how.parts.residual.build(how.parts.width)
 
     def forward(
-        self, y_BND: Tensor, control_BND: Tensor | None, c_BD: Tensor, real_BN: Tensor | None
+        self,
+        y_BND: Tensor,
+        control_BND: Tensor | None,
+        c_BD: Tensor,
+        real_BN: Tensor | None,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, Aux]:
         n_BND, gate_B1D = self.steered(y_BND, c_BD)
         thought_BND, aux = self.ffn(n_BND, real_BN)
@@ -115,12 +127,17 @@ class Block(nn.Module):
         self.parts = nn.ModuleDict(parts)
 
     def forward(
-        self, y_BND: Tensor, control_BND: Tensor | None, c_BD: Tensor, real_BN: Tensor | None
+        self,
+        y_BND: Tensor,
+        control_BND: Tensor | None,
+        c_BD: Tensor,
+        real_BN: Tensor | None,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, Aux]:
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
-        for place, part in self.parts.items():
-            y_BND, aux = part(y_BND, control_BND, c_BD, real_BN)
+        for place, sublayer in self.parts.items():
+            y_BND, aux = sublayer(y_BND, control_BND, c_BD, real_BN, part(kept, place))
             losses |= {_told(name, place, losses): value for name, value in aux.losses.items()}
             stats |= {_told(name, place, stats): value for name, value in aux.stats.items()}
         return y_BND, Aux(losses, stats)
@@ -138,10 +155,12 @@ class GeneSteered(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
         self.steer = Affine(width, 3 * width, zero=zero)
 
-    def forward(self, x_BND: Tensor, gene_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, gene_BND: Tensor, kept: Kept | None = None) -> Tensor:
         """Tokens, told their genes, (B, N, D); `gene_BND` is (1, N, D) where all sets have the same genes."""
-        shift, gate, scale = self.steer(F.silu(gene_BND)).chunk(3, -1)
-        return x_BND + gate * (self.norm(x_BND) * (1 + scale) + shift)
+        # Genes that differ between sets would take three times the room of the tokens.
+        kept = kept if len(gene_BND) == 1 else None
+        shift, gate, scale = once(kept, "steer", lambda: self.steer(F.silu(gene_BND))).chunk(3, -1)
+        return torch.addcmul(x_BND, gate, torch.addcmul(shift, self.norm(x_BND), 1 + scale))
 
 
 class Adapter(nn.Module):
@@ -174,11 +193,12 @@ class Layer(nn.Module):
         p_BD: Tensor,
         c_BD: Tensor,
         real_BN: Tensor | None,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, Aux]:
-        x_BND = self.genes(x_BND, gene_BND)
+        x_BND = self.genes(x_BND, gene_BND, part(kept, "genes"))
         if self.adapter is not None:
             x_BND = self.adapter(x_BND, p_BD)
-        return self.block(x_BND, control_BND, c_BD, real_BN)
+        return self.block(x_BND, control_BND, c_BD, real_BN, part(kept, "block"))
 
 
 def _told(name: str, place: str, taken: dict[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core.nn.difference import Lambda
 from core.nn.overflow import projected, saturated
 from plugins.backbones._affine import Affine
+from plugins.backbones._kept import Kept, once
 
 
 class Contrast(nn.Module):
@@ -41,15 +42,16 @@ class Contrast(nn.Module):
         self.norm = nn.RMSNorm(width // heads, eps=1e-5)
         self.share = Lambda(width // heads, initial)
 
-    def forward(self, x_BND: Tensor, other_BND: Tensor, real_BN: Tensor | None) -> Tensor:
+    def forward(self, x_BND: Tensor, other_BND: Tensor, real_BN: Tensor | None, kept: Kept | None = None) -> Tensor:
         """Tokens after attention, (B, N, D).
 
         Args:
             x_BND: tokens.
             other_BND: the same tokens in the other state.
             real_BN: False on padding; None: all are real.
+            kept: of calls with the same other state.
         """
-        read_BHNK = self._read(x_BND, other_BND, real_BN, self._split(self.value(x_BND)))
+        read_BHNK = self._read(x_BND, other_BND, real_BN, self._split(self.value(x_BND)), kept)
         out_BHNK = self.norm(read_BHNK) * (1.0 - self.initial)
         return projected(self.output, out_BHNK.transpose(1, 2).flatten(2)).to(x_BND.dtype)
 
@@ -58,16 +60,20 @@ class Contrast(nn.Module):
         unit_NN = torch.eye(x_BND.shape[1], dtype=x_BND.dtype, device=x_BND.device)
         return self._read(x_BND, other_BND, real_BN, unit_NN.expand(len(x_BND), self.heads, -1, -1))
 
-    def _read(self, x_BND: Tensor, other_BND: Tensor, real_BN: Tensor | None, v_BHNV: Tensor) -> Tensor:
+    def _read(
+        self, x_BND: Tensor, other_BND: Tensor, real_BN: Tensor | None, v_BHNV: Tensor, kept: Kept | None = None
+    ) -> Tensor:
         """A v, each map through fused attention."""
         seen_B11N = None
         if real_BN is not None:
             # In a set without a real token all are seen, as nobody reads what comes of it, and a softmax over nothing
             # is NaN in some kernels.
             seen_B11N = (real_BN | ~real_BN.any(1, keepdim=True))[:, None, None]
+        q2_BND = once(kept, "query_2", lambda: self.query_2(other_BND))
+        k2_BND = once(kept, "key_2", lambda: self.key_2(other_BND))
         maps = []
-        for state_BND, query, key in ((x_BND, self.query_1, self.key_1), (other_BND, self.query_2, self.key_2)):
-            q_BHNK, k_BHNK = self._split(query(state_BND)), self._split(key(state_BND))
+        for q_BND, k_BND in ((self.query_1(x_BND), self.key_1(x_BND)), (q2_BND, k2_BND)):
+            q_BHNK, k_BHNK = self._split(q_BND), self._split(k_BND)
             maps.append(F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNV, attn_mask=seen_B11N))
         return saturated(torch.addcmul(maps[0], maps[1], -self.share().to(maps[1].dtype)))
 

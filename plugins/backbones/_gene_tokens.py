@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.nn.overflow import projected
 from core.train.streams import Dropout
 from plugins.backbones._affine import Affine
 from plugins.backbones._coexpression import CoExpression
+from plugins.backbones._kept import Kept, once
 
 SINES = 128
 """frequencies that a time is told in, a sine and a cosine each"""
@@ -94,14 +96,22 @@ class Perturbations(nn.Module):
         self.gene_K.copy_(gene_K)
         self.gene_K[0] = -1
 
-    def forward(self, code_BP: Tensor, told_B: Tensor | None, embed: Genes) -> Tensor:
+    def forward(self, code_BP: Tensor, told_B: Tensor | None, embed: Genes, kept: Kept | None = None) -> Tensor:
         """(B, D).
 
         Args:
             code_BP: perturbations of each cell, 0 for none.
             told_B: False where the network is not to know; None: all are told.
             embed: of genes.
+            kept: of calls with the same codes, whatever they are told.
         """
+        whole_BD = once(kept, "sets", lambda: self._sets(code_BP, embed))
+        if told_B is None:
+            return whole_BD
+        untold_1D = once(kept, "untold", lambda: self._special(self.untold))
+        return torch.where(told_B[:, None], whole_BD, untold_1D)
+
+    def _sets(self, code_BP: Tensor, embed: Genes) -> Tensor:
         code_BP = code_BP.sort(-1).values
         counts_BP = code_BP != 0
         counts_BP[:, 1:] &= code_BP[:, 1:] != code_BP[:, :-1]
@@ -113,11 +123,13 @@ class Perturbations(nn.Module):
         count_B1 = counts_BP.sum(1)[:, None]
         if self.combine == "mean":
             whole_BD = whole_BD / count_B1.clamp(min=1)
-        special_2D = self.codes(torch.tensor([0, self.untold], device=code_BP.device))
+        control_1D = self._special(0)
         if self.average_control:
-            whole_BD = torch.where(count_B1 == 1, (whole_BD + special_2D[0]) / 2, whole_BD)
-        whole_BD = torch.where(count_B1 == 0, special_2D[0], whole_BD)
-        return whole_BD if told_B is None else torch.where(told_B[:, None], whole_BD, special_2D[1])
+            whole_BD = torch.where(count_B1 == 1, (whole_BD + control_1D) / 2, whole_BD)
+        return torch.where(count_B1 == 0, control_1D, whole_BD)
+
+    def _special(self, code: int) -> Tensor:
+        return self.codes(torch.tensor([code], device=self.gene_K.device))
 
 
 class Values(nn.Module):
@@ -135,15 +147,25 @@ class Values(nn.Module):
 
 
 class Fused(nn.Module):
-    """LN(W_2 gelu(W_1 [a; b])) of a token's streams."""
+    """LN(W_2 gelu(W_1 [a; b])) of a token's control cell a and its expression b, where that is there.
+
+    W_1 is applied to each by itself, so that the control's part can be kept and no copy of both is made.
+    """
 
     def __init__(self, width: int, streams: int) -> None:
         super().__init__()
+        self.width = width
         self.first, self.second = Affine(streams * width, width), Affine(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, streams: list[Tensor]) -> Tensor:
-        return self.norm(self.second(F.gelu(self.first(torch.cat(streams, -1)))))
+    def forward(self, control_BND: Tensor, expression_BND: Tensor | None, kept: Kept | None = None) -> Tensor:
+        of_control, *of_expression = self.first.weight.split(self.width, 1)
+        inner_BND = once(
+            kept, "control", lambda: projected(lambda x: F.linear(x, of_control, self.first.bias), control_BND)
+        )
+        if expression_BND is not None:
+            inner_BND = inner_BND + projected(lambda x: F.linear(x, of_expression[0]), expression_BND)
+        return self.norm(self.second(F.gelu(inner_BND)))
 
 
 class Latents(nn.Module):

@@ -19,6 +19,7 @@ from plugins.backbones._adaln import Adapter, Block, GeneSteered, Layer, Steered
 from plugins.backbones._affine import Affine, Beside
 from plugins.backbones._frame import Frame
 from plugins.backbones._gene_tokens import Clock, Fused, Genes, Latents, Perturbations, Values
+from plugins.backbones._kept import Kept, once, part
 
 STREAMS = ("expression", "latent")
 
@@ -115,7 +116,8 @@ class Response(nn.Module):
         times: dict[str, Tensor],
         real_BN: Tensor,
         streams: Collection[str] | None = None,
-        kept: dict[str, Tensor] | None = None,
+        kept: Kept | None = None,
+        still: Collection[str] = (),
     ) -> tuple[dict[str, Tensor], Aux]:
         """Raw outputs by stream, and what the layers say beside them, named by the layer.
 
@@ -128,7 +130,8 @@ class Response(nn.Module):
             streams: of which outputs are wanted; what the others alone would take is not computed. None: all.
             kept: a dictionary of the caller's, empty in the first call of a solver: what is made of genes, control
                 cells and perturbations is put there, and taken from there in later calls, which differ from the first
-                in noisy values and times alone. None: nothing is kept.
+                in noisy values, times and `told` alone. None: nothing is kept.
+            still: streams whose noisy values, too, are the same in all calls that share `kept`.
 
         Raises:
             ValueError: a stream that the network does not predict.
@@ -137,24 +140,18 @@ class Response(nn.Module):
         if not {*wanted} <= {*self.streams}:
             raise ValueError(f"this network predicts {' and '.join(self.streams)}, asked for {', '.join(wanted)}")
         hidden_BN = hiding(real_BN)
-        given = kept if kept is not None else {}
-        if not given:
-            given |= self._given(fields, hidden_BN)
-        gene_BND, p_BD, control_BND = given["genes"], given["perturbation"], given["control"]
+        gene_BND, control_BND = self._given(fields, hidden_BN, kept)
+        p_BD = self.perturbations(fields["perturbation"], fields.get("told"), self.genes, part(kept, "perturbation"))
         told = [self.times[stream](times[stream]) for stream in self.streams]
         c_BD = sum([p_BD, *told]) if self.condition == "time_perturbation" else sum(told)
-        seen = [control_BND]
-        if "expression" in self.streams:
-            seen.append(self.values["expression"](blanked(fields["expression"], hidden_BN)) + gene_BND)
-        x_BND = self.fused(seen)
-        if "latent" in self.streams:
-            x_BND = x_BND + self.latents(blanked(fields["latent"], hidden_BN))
+        x_BND = self._tokens(fields, control_BND, gene_BND, hidden_BN, kept, still)
         if self.product is not None:
-            x_BND = x_BND + given["product"]
+            product_BND = self.product(gene_BND, p_BD, part(kept, "product"))
+            x_BND = x_BND + product_BND
         losses: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
         for i, layer in enumerate(self.layers):
-            inputs = (x_BND, control_BND, gene_BND, p_BD, c_BD, hidden_BN)
+            inputs = (x_BND, control_BND, gene_BND, p_BD, c_BD, hidden_BN, part(kept, f"layer {i}"))
             x_BND, aux = recomputed(layer, *inputs) if self.recompute else layer(*inputs)
             losses |= {f"{name}/{i}": loss for name, loss in aux.losses.items()}
             stats |= {f"layer {i}/{name}": stat for name, stat in aux.stats.items()}
@@ -163,22 +160,51 @@ class Response(nn.Module):
             if stream in wanted:
                 outputs[stream], aux = self.decoders[stream](x_BND, p_BD, c_BD, hidden_BN)
                 if self.product is not None:
-                    outputs[stream] = outputs[stream] + self.product.read(stream, given["product"], sum(told))
+                    outputs[stream] = outputs[stream] + self.product.read(stream, product_BND, sum(told))
                 losses |= {f"{name}/{stream} decoder": loss for name, loss in aux.losses.items()}
                 stats |= {f"{stream} decoder/{name}": stat for name, stat in aux.stats.items()}
         return outputs, Aux(losses, stats)
 
-    def _given(self, fields: dict[str, Tensor], hidden_BN: Tensor | None) -> dict[str, Tensor]:
-        """What depends on neither noisy values nor times."""
-        gene_BN = fields["gene"] if hidden_BN is None else fields["gene"].masked_fill(~hidden_BN, 0)
-        gene_BND = self._genes(gene_BN, hidden_BN is not None)
-        p_BD = self.perturbations(fields["perturbation"], fields.get("told"), self.genes)
-        given = {
-            "genes": gene_BND,
-            "perturbation": p_BD,
-            "control": self.values["control"](blanked(fields["control"], hidden_BN)) + gene_BND,
-        }
-        return given if self.product is None else given | {"product": self.product(gene_BND, p_BD)}
+    def _given(self, fields: dict[str, Tensor], hidden_BN: Tensor | None, kept: Kept | None) -> tuple[Tensor, Tensor]:
+        """Genes and control cells, which depend on neither noisy values nor times."""
+
+        def genes() -> Tensor:
+            gene_BN = fields["gene"] if hidden_BN is None else fields["gene"].masked_fill(~hidden_BN, 0)
+            return self._genes(gene_BN, hidden_BN is not None)
+
+        def control() -> Tensor:
+            return self.values["control"](blanked(fields["control"], hidden_BN)) + gene_BND
+
+        gene_BND = once(kept, "genes", genes)
+        return gene_BND, once(kept, "control", control)
+
+    def _tokens(
+        self,
+        fields: dict[str, Tensor],
+        control_BND: Tensor,
+        gene_BND: Tensor,
+        hidden_BN: Tensor | None,
+        kept: Kept | None,
+        still: Collection[str],
+    ) -> Tensor:
+        """What a token is of its streams and its control cell."""
+
+        def seen() -> Tensor:
+            own_BND = None
+            if "expression" in self.streams:
+                own_BND = self.values["expression"](blanked(fields["expression"], hidden_BN)) + gene_BND
+            return self.fused(control_BND, own_BND, part(kept, "fused"))
+
+        moves = "expression" in self.streams and "expression" not in still
+        x_BND = seen() if moves else once(kept, "seen", seen)
+        if "latent" in self.streams:
+            told = once(
+                kept if "latent" in still else None,
+                "latents",
+                lambda: self.latents(blanked(fields["latent"], hidden_BN)),
+            )
+            x_BND = x_BND + told
+        return x_BND
 
     def _genes(self, gene_BN: Tensor, padded: bool) -> Tensor:
         """Embeddings of genes, (1, N, D) where all cells have the same, else (B, N, D); none is computed twice."""
@@ -202,9 +228,9 @@ class Product(nn.Module):
         self.of_times = Affine(width, width, zero=zero)
         self.reads = nn.ModuleDict({stream: Affine(width, numbers, zero=zero) for stream, numbers in outputs.items()})
 
-    def forward(self, gene_BND: Tensor, p_BD: Tensor) -> Tensor:
+    def forward(self, gene_BND: Tensor, p_BD: Tensor, kept: Kept | None = None) -> Tensor:
         """h (B, N, D)."""
-        return self.of_gene(gene_BND) * self.of_perturbation(p_BD)[:, None]
+        return once(kept, "genes", lambda: self.of_gene(gene_BND)) * self.of_perturbation(p_BD)[:, None]
 
     def read(self, stream: str, h_BND: Tensor, told_BD: Tensor) -> Tensor:
         """What it says by itself of a stream, (B, N, numbers), at these times."""

@@ -29,7 +29,10 @@ def check(system: Perturb) -> None:
     if not system.expression_loss or not system.latent_loss or not system.metrics:
         raise ValueError("expression_loss, latent_loss and metrics each need at least one name")
     if system.solver.stochastic or system.solver.wants != "velocity":
-        raise ValueError("solver: cells are generated along velocities; take euler, heun or rk4")
+        raise ValueError(
+            "solver: cells are generated along velocities; take euler, heun or rk4, or an adaptive one, dopri5"
+        )
+    _paced(system)
     _guided(system)
     try:
         stages = system.time.stages(system.streams)
@@ -45,6 +48,20 @@ def check(system: Perturb) -> None:
         _without_latents(system)
     elif (LATENT,) not in stages:
         _in_vain(system, "latent_steps", STAGED, {"time": _name(system.time)})
+
+
+def _paced(system: Perturb) -> None:
+    """Steps are said to solvers that take as many as they are told."""
+    if system.solver.calls(1) is not None:
+        return
+    default = _fields(system)
+    for name in ("sampling", "latent_steps"):
+        given = getattr(system, name)
+        if given != default[name].default:
+            raise ValueError(
+                f"{name} = {given} does nothing with a solver that chooses its own steps; leave it out, or take euler, "
+                "heun or rk4"
+            )
 
 
 def _guided(system: Perturb) -> None:

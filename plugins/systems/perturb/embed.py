@@ -38,7 +38,7 @@ def embed(system: Perturb, model: Responder, unit: Batch, layer: str, patch: int
     device = next(model.parameters()).device
     make = _latent if layer == LATENT else _last
     found = []
-    for rows in torch.arange(len(cells.real)).split(min(patch, system.cells_per_call)):
+    for rows in torch.arange(len(cells.real)).split(min(patch, system.cells_per_call or patch)):
         given = tuple(x[rows].to(device) for x in (cells.expression, cells.control, cells.perturbation))
         found.append(make(system, model, *given).float().cpu().numpy())
     return np.concatenate(found)
@@ -74,7 +74,7 @@ def _last(
 
     handle = _last_layer(model).register_forward_hook(keep)
     try:
-        model(fields, times, torch.ones(cells, genes, dtype=torch.bool, device=device), ())
+        model(fields, times, torch.ones(cells, genes, dtype=torch.bool, device=device), streams=())
     finally:
         handle.remove()
     return kept[-1].mean(1)

@@ -15,9 +15,8 @@ from core.score import MODEL
 from core.train.streams import Streams
 from plugins.systems.perturb.baselines import Baseline, Train, fit
 from plugins.systems.perturb.cells import Cells
-from plugins.systems.perturb.generate import calls
 from plugins.systems.perturb.judge import Judged
-from plugins.systems.perturb.network import Responder
+from plugins.systems.perturb.network import Responder, Spent
 from plugins.systems.perturb.standing import stand
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ def evaluated(system: Perturb, model: Responder, source: Source, split: str, str
     for unit in units(source, split, streams):
         if apart(unit.name)[0]:
             strata.setdefault(unit.stratum, []).append(unit)
+    model.spent = Spent()
     judged: dict[str, Judged] = {}
     notes: list[str] = []
     arrays: dict[str, np.ndarray] = {"genes": np.array(genes)}
@@ -76,7 +76,7 @@ def evaluated(system: Perturb, model: Responder, source: Source, split: str, str
         notes += [*standing.notes, *standing.warnings]
         arrays |= _shown(truth, made, baselines, stratum)
     scores = _scores(judged)
-    notes.append(f"A cell costs {calls(system)} evaluations of the field.")
+    notes.append(f"A cell costs {model.spent.each:.4g} evaluations of the field.")
     return Evaluation(
         scores=scores,
         notes=tuple(dict.fromkeys(notes)),

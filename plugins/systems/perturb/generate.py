@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from plugins.systems.perturb.system import Perturb
 
 EXPRESSION, LATENT = "expression", "latent"
+TOKENS = 128_000
+"""genes of all cells of a call where nobody says how many cells it has"""
 
 
 def noise_like(system: Perturb, model: Responder, control_MG: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,7 +119,7 @@ def raw(
     perturbation = torch.from_numpy(np.ascontiguousarray(perturbation_MP, np.int64))
     device = next(model.parameters()).device
     parts = []
-    for rows in torch.arange(cells).split(system.cells_per_call):
+    for rows in torch.arange(cells).split(system.cells_per_call or max(1, TOKENS // genes)):
         given = {m: x[rows].to(device) for m, x in start.items()}
         told = control[rows].to(device), perturbation[rows].to(device)
         parts.append(_solve(system, model, given, *told, taught=latent_MGD is not None).cpu())
@@ -133,6 +135,15 @@ def _solve(
     noise before its stage and data after it (Baade et al. 2026, arXiv:2602.11401).
     """
     streams = tuple(m for m in (EXPRESSION, LATENT) if m in state)
+    cells, genes = control_MG.shape
+    device = control_MG.device
+    fields = {
+        "control": model.centred(control_MG)[..., None],
+        "gene": torch.arange(genes, device=device).expand(cells, genes),
+        "perturbation": perturbation_MP,
+        "told": torch.ones(cells, dtype=torch.bool, device=device),
+    }
+    model.spent.cells += cells
     done = (LATENT,) if taught else ()
     place = {m: float(m in done) for m in streams}
     for whole in system.time.stages(streams):
@@ -140,74 +151,67 @@ def _solve(
         if not stage:
             continue
         still = {m: (state[m], place[m]) for m in streams if m not in stage}
-        field = partial(_moving, system, model, control_MG, perturbation_MP, streams, still)
         steps = system.latent_steps if stage == (LATENT,) else system.sampling
         grid = np.linspace(0.0, 1.0, steps + 1).tolist()
+        field = _Stage(system=system, model=model, fields=fields, streams=streams, still=still)
         paths = {m: Clocked(system.path, partial(system.time.course, m, streams)) for m in stage}
-        state = state | system.solver.solve(field, {m: state[m] for m in stage}, grid, paths=paths)
+        state = state | system.solver.solve(field.moving, {m: state[m] for m in stage}, grid, paths=paths)
         place |= dict.fromkeys(stage, 1.0)
     return state[EXPRESSION]
 
 
-def _moving(
-    system: Perturb,
-    model: Responder,
-    control_MG: Tensor,
-    perturbation_MP: Tensor,
-    streams: tuple[str, ...],
-    still: Mapping[str, tuple[Tensor, float]],
-    moving: Tree,
-    at: float,
-) -> Tree:
-    """How fast the moving streams go, by the clock of their stage; the others stand still at a time of their own."""
-    course = {m: system.time.course(m, streams, at) for m in moving}
-    state = {m: x for m, (x, _) in still.items()} | moving
-    times = {m: t for m, (_, t) in still.items()} | {m: t for m, (t, _) in course.items()}
-    found = _velocity(system, model, state, times, control_MG, perturbation_MP, tuple(moving))
-    return {m: course[m][1] * v for m, v in found.items()}
+@final
+@attrs.frozen(kw_only=True, eq=False)
+class _Stage:
+    """The field of one stage. What neither its streams nor the clock change is made once."""
+
+    system: Perturb
+    model: Responder
+    fields: dict[str, Tensor]
+    streams: tuple[str, ...]
+    still: Mapping[str, tuple[Tensor, float]]
+    """streams that stand still, and the time at which they do"""
+    kept: dict[str, Any] = attrs.field(factory=dict, init=False)
+
+    def moving(self, moving: Tree, at: float) -> Tree:
+        """How fast the moving streams go, by the clock of their stage; the others stand still at a time of their own.
+
+        Guided ones lead away from what is predicted without the perturbation: v = v_0 + w (v_p - v_0) inside the
+        interval of times (Ho & Salimans 2022, arXiv:2207.12598; Kynkäänniemi et al. 2024, arXiv:2404.07724), w = 1
+        outside.
+        """
+        course = {m: self.system.time.course(m, self.streams, at) for m in moving}
+        state = {m: x for m, (x, _) in self.still.items()} | moving
+        times = {m: t for m, (_, t) in self.still.items()} | {m: t for m, (t, _) in course.items()}
+        wanted = tuple(moving)
+        told_M = self.fields["told"]
+        self.model.spent.evaluations += len(told_M)
+        shown = {m: x[..., None] if m == EXPRESSION else x for m, x in state.items()}
+        at_M = {m: torch.full((len(told_M),), t, device=told_M.device) for m, t in times.items()}
+        found = self._asked(shown, at_M, wanted, told_M)
+        weight = {m: self.system.guidance_of(m, times[m]) for m in wanted}
+        if any(w != 1.0 for w in weight.values()):
+            without = self._asked(shown, at_M, wanted, torch.zeros_like(told_M))
+            found = {m: without[m] + weight[m] * (v - without[m]) for m, v in found.items()}
+        clean = {m: found[m].float()[..., 0] if m == EXPRESSION else found[m].float() for m in wanted}
+        return {m: course[m][1] * velocity_of(self.system.path, state[m], at_M[m], v) for m, v in clean.items()}
+
+    def _asked(self, shown: Tree, at_M: Tree, wanted: tuple[str, ...], told_M: Tensor) -> Tree:
+        real_MG = torch.ones_like(self.fields["gene"], dtype=torch.bool)
+        fields = self.fields | shown | {"told": told_M}
+        found, _ = self.model(fields, at_M, real_MG, streams=wanted, kept=self.kept, still=tuple(self.still))
+        return {m: found[m] for m in wanted}
 
 
-def _velocity(
-    system: Perturb,
-    model: Responder,
-    state: Tree,
-    times: Mapping[str, float],
-    control_MG: Tensor,
-    perturbation_MP: Tensor,
-    wanted: tuple[str, ...],
-) -> Tree:
-    """Velocities of the wanted streams; guided ones lead away from what is predicted without the perturbation.
+def calls(system: Perturb) -> int | None:
+    """Evaluations of the field for one cell, each of which is two calls of the network where it is guided.
 
-    v = v_0 + w (v_p - v_0) inside the interval of times (Ho & Salimans 2022, arXiv:2207.12598; Kynkäänniemi et al.
-    2024, arXiv:2404.07724), w = 1 outside.
+    None: the solver chooses its steps as it goes; `Responder.spent` counts them.
     """
-    cells, genes = control_MG.shape
-    device = control_MG.device
-    fields = {
-        EXPRESSION: state[EXPRESSION][..., None],
-        "control": model.centred(control_MG)[..., None],
-        "gene": torch.arange(genes, device=device).expand(cells, genes),
-        "perturbation": perturbation_MP,
-        "told": torch.ones(cells, dtype=torch.bool, device=device),
-    }
-    if LATENT in state:
-        fields[LATENT] = state[LATENT]
-    at = {m: torch.full((cells,), t, device=device) for m, t in times.items()}
-    real = torch.ones(cells, genes, dtype=torch.bool, device=device)
-    found, _ = model(fields, at, real, wanted)
-    weight = {m: system.guidance_of(m, times[m]) for m in wanted}
-    if any(w != 1.0 for w in weight.values()):
-        without, _ = model(fields | {"told": torch.zeros_like(fields["told"])}, at, real, wanted)
-        found = {m: without[m] + weight[m] * (v - without[m]) for m, v in found.items()}
-    clean = {m: found[m].float()[..., 0] if m == EXPRESSION else found[m].float() for m in wanted}
-    return {m: velocity_of(system.path, state[m], at[m], v) for m, v in clean.items()}
-
-
-def calls(system: Perturb) -> int:
-    """Evaluations of the field for one cell, each of which is two calls of the network where it is guided."""
-    streams = system.streams
-    stages = system.time.stages(streams)
-    return sum(system.solver.calls(system.latent_steps if stage == (LATENT,) else system.sampling) for stage in stages)
+    stages = system.time.stages(system.streams)
+    each = [system.solver.calls(system.latent_steps if stage == (LATENT,) else system.sampling) for stage in stages]
+    announced = [count for count in each if count is not None]
+    return sum(announced) if len(announced) == len(each) else None
 
 
 def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | None:

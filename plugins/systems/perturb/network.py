@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from typing import Any, final
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
+from core.kinds import Aux, Tree
 from core.kinds.extractor import Extractor, Fitted, Latents
 
 LATENT = "latent/"
@@ -18,6 +22,25 @@ GENES = "perturbed_genes"
 MEAN, SPREAD = "mean", "spread"
 PROBES = ("probe_expression", "probe_control", "probe_perturbation")
 """training cells from which zeros are calibrated: what they are, their controls and perturbations"""
+
+
+OPTIONS = ("streams", "kept", "still")
+"""what the networks of responses take beyond the contract of backbones: they save work and change no number"""
+
+
+@final
+@attrs.define
+class Spent:
+    """What generation cost since it was last set to 0."""
+
+    cells: int = 0
+    evaluations: int = 0
+    """of the field, counted for each cell"""
+
+    @property
+    def each(self) -> float:
+        """Evaluations of the field for a cell, in the mean."""
+        return self.evaluations / max(1, self.cells)
 
 
 class Responder(nn.Module):
@@ -37,10 +60,21 @@ class Responder(nn.Module):
         self.probes: dict[str, np.ndarray] = {}
         self.thresholds: dict[object, np.ndarray] = {}
         """calibrated thresholds by how cells are generated, worked out once for these weights"""
+        self.spent = Spent()
+        takes = inspect.signature(network.forward).parameters
+        self.options = tuple(name for name in OPTIONS if name in takes)
 
-    def forward(self, *given: object, **named: object) -> object:
-        """The backbone's outputs."""
-        return self.network(*given, **named)
+    def forward(self, fields: Tree, times: Tree, real_MG: Tensor, **options: Any) -> tuple[Tree, Aux]:
+        """The backbone's outputs.
+
+        Args:
+            fields: by name.
+            times: of each stream.
+            real_MG: False on padding.
+            options: of `OPTIONS`; a backbone that does not take one computes what it would have saved.
+        """
+        told = {name: value for name, value in options.items() if name in self.options}
+        return self.network(fields, times, real_MG, **told)
 
     def train(self, mode: bool = True) -> Responder:
         """As every module; weights that go on being trained leave their thresholds behind."""

@@ -98,10 +98,11 @@ class Perturb(System):
     sample_loss: SampleLoss | None = slot("mmd", "how far predicted cells of a set are from its true ones, as samples")
     sample_weight: float = knob(0.5, "weight of that loss", ge=0.0, acts="sample_loss!=none")
     solver: Solver = slot("heun", "from noise to cells")
-    sampling: int = knob(10, "solver steps of expression", ge=1)
+    sampling: int = knob(10, "solver steps of expression; an adaptive solver chooses them itself", ge=1)
     latent_steps: int = knob(
-        10, "solver steps of the latent, where it has a stage of its own", ge=1, acts="extractor!=none"
-    )
+        10, "solver steps of the latent, where it has a stage of its own; an adaptive solver chooses them itself", ge=1,
+        acts="extractor!=none",
+    )  # fmt: skip
     guidance: float = knob(1.0, "how far expression is led away from the prediction without perturbation", ge=0.0)
     latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0, acts="extractor!=none")
     guided_from: float = knob(0.0, "time from which guidance acts", ge=0.0, lt=1.0)
@@ -109,7 +110,10 @@ class Perturb(System):
     zeros: Literal["calibrated", "none"] = knob(
         "calibrated", "exact zeros of the output: below a threshold of each gene, fitted to training cells; or none"
     )
-    cells_per_call: int = knob(128, "cells that are generated at a time: memory, not results", ge=1, identity=False)
+    cells_per_call: int | None = knob(
+        None, "cells that are generated at a time: memory, not results; none: as many as have 128,000 genes", ge=1,
+        identity=False,
+    )  # fmt: skip
     metrics: tuple[GroupMetric, ...] = slot(
         (
             "pearson_delta",

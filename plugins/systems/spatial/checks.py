@@ -41,6 +41,13 @@ def check(system: Spatial) -> None:
     named = system.conditions
     if named is not None and (not named or len({*named}) < len(named)):
         raise ValueError("conditions are named once each: cell_type, section, cell_type,section or none")
+    for field in fields(type(system)) if system.solver.calls(1) is None else ():
+        given = getattr(system, field.name)
+        if field.name in ("sampling", "grid") and given != field.default:
+            raise ValueError(
+                f"{field.name} = {given} does nothing with a solver that chooses its own steps; leave it at "
+                f"{field.default}, or take euler, heun or ddim"
+            )
     if system.solver.wants == "velocity" and system.sampling == 1:
         for path in (system.path_of(m) for m in system.learned):
             if stands_still(path):
