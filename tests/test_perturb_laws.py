@@ -581,7 +581,7 @@ def outcome(*words: str) -> tuple[float, ...]:
 
 
 def test_every_parameter_of_the_system_has_another_value_here() -> None:
-    """A parameter that is added has to be shown to do something; of losses there is one that fits, and memory changes nothing."""
+    """A new parameter has to be shown to do something; of losses one fits, and memory changes nothing."""
     without = {"cells_per_call", "metrics", "expression_loss", "latent_loss"}
     assert {f.name for f in fields(Perturb)} == {*OTHER} | without
 
