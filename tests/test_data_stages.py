@@ -405,3 +405,18 @@ def test_knobs_in_messages_become_flags() -> None:
     assert as_flags(said, [Stage1, Transform]) == (
         "scale = 3: set --no-scale, or --target-sum 1e4, or name --cell-type; set --dims 2; a layer stays"
     )
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(0, 9), st.integers(1, 4)), elements=st.floats(width=32)), st.data())
+@settings(deadline=None, max_examples=40)
+def test_numbers_are_read_where_they_lie(values: np.ndarray, data: st.DataObject) -> None:
+    """Vectors and numbers of any part of an Arrow array, bit by bit what was written."""
+    count, width = values.shape
+    begin = data.draw(st.integers(0, count))
+    end = data.draw(st.integers(begin, count))
+    flat = pa.array(values.ravel())
+    rows = pa.FixedSizeListArray.from_arrays(flat, width).slice(begin, end - begin)
+    found = shards._vectors(rows, np.float32, width)
+    assert found.tobytes() == values[begin:end].tobytes()
+    assert found.shape == (end - begin, width)
+    assert shards._numbers(flat.slice(begin), np.float32).tobytes() == values.ravel()[begin:].tobytes()

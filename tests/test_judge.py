@@ -77,7 +77,7 @@ def test_metrics_with_needs_are_scored_where_they_can_be(judged: Evaluation) -> 
 
 def test_made_cells_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections make cells in order until the bound is spent, a first larger one as many as it; one modality none."""
-    words = [*SMALL, "--metrics=joint_coherence,procrustes,expression_mse", "--data.sections=4", "--data.cut.test=0.75"]
+    words = [*SMALL, "--metrics=joint_coherence,procrustes,expression_mse", "--data.sections=5", "--data.cut.test=0.6"]
     run = resolve_run([], words).root
     source = run.data.open()
     model = run.system.build(source.describe())
