@@ -157,6 +157,7 @@ def report(folder: Path, options: argparse.Namespace) -> None:
     them = fresh(str(small), "peer")
     print(f"{'to_pylist':15}{them['epoch 0']:14,.0f}")
     for what, rate, bar in (
+        ("map, first epoch, which decodes", cases["map, small"]["epoch 0"], MAP),
         ("map, decoded", cases["map, small"]["epoch 1"], MAP),
         ("stream", cases["stream, large"]["epoch 0"], STREAM),
     ):

@@ -131,7 +131,7 @@ MISTAKES = {
     "run --metrics[99].x 3": "metrics[99].x: unknown parameter",
     "run --loss mse": "several slots could be meant. Say which: --expression_loss, --position_loss",
     "run --position_path cod_ot": "no path is called 'cod_ot'. Did you mean 'cond_ot'?",
-    "run --strategy dpp": "no strategy is called 'dpp'. Did you mean 'ddp'? Known: single, ddp, fsdp2.",
+    "run --strategy dpp": "no strategy is called 'dpp'. Did you mean 'ddp'? Known: single, ddp, fsdp2, deepspeed.",
     # systems and recipes
     "run --system": "CLI --system: a name is missing. Known: spatial",
     "run --system spacial --width 3": "no system is called 'spacial'. Did you mean 'spatial'?",

@@ -16,11 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from core.cli import main
+from core.cli.flags import as_flags
 from core.errors import UserError
 from core.listed import read_listed
 from plugins.data import anndata_file, shards
 from plugins.data.division import SPLITS
 from plugins.data.shards import Cells, Reader, Writer
+from plugins.data.stage1 import Stage1
 from plugins.data.transform import Fitted, Transform
 from prepared import cells, merge, save, stage
 
@@ -373,3 +376,47 @@ def test_shards_are_cut_evenly(tmp_path: Path, file: Path, monkeypatch: pytest.M
             )
         found.close()
     shutil.rmtree(tmp_path / "mid")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--section=slide"], "obs has no column 'slide'; set --section to one of"),
+        (["--cell-type=kind"], "obs has no column 'kind'; set --cell-type to one of"),
+        (["--position=X_pca"], "obsm has no key 'X_pca'; set --position to the key"),
+        (["--layer=raw"], "set --layer to one of its layers"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["stage1", "prepare"])
+def test_mistakes_are_told_by_flags(
+    verb: str, words: list[str], told: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command says which flag to set, in one sentence, with exit 2, and writes nothing."""
+    assert main(["data", verb, str(file), "-o", str(tmp_path / "out"), *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "`" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_knobs_in_messages_become_flags() -> None:
+    """Names in backticks and values to set; what only looks like a knob stays."""
+    said = "scale = 3: set scale = false, or target_sum = 1e4, or name `cell_type`; set dims = '2'; a layer stays"
+    assert as_flags(said, [Stage1, Transform]) == (
+        "scale = 3: set --no-scale, or --target-sum 1e4, or name --cell-type; set --dims 2; a layer stays"
+    )
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(0, 9), st.integers(1, 4)), elements=st.floats(width=32)), st.data())
+@settings(deadline=None, max_examples=40)
+def test_numbers_are_read_where_they_lie(values: np.ndarray, data: st.DataObject) -> None:
+    """Vectors and numbers of any part of an Arrow array, bit by bit what was written."""
+    count, width = values.shape
+    begin = data.draw(st.integers(0, count))
+    end = data.draw(st.integers(begin, count))
+    flat = pa.array(values.ravel())
+    rows = pa.FixedSizeListArray.from_arrays(flat, width).slice(begin, end - begin)
+    found = shards._vectors(rows, np.float32, width)
+    assert found.tobytes() == values[begin:end].tobytes()
+    assert found.shape == (end - begin, width)
+    assert shards._numbers(flat.slice(begin), np.float32).tobytes() == values.ravel()[begin:].tobytes()

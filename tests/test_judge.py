@@ -10,6 +10,7 @@ from core.cli.choose import resolve_run
 from core.kinds import Evaluation, Score
 from core.report.page import number
 from core.train.streams import Streams
+from plugins.systems.spatial import extra
 from plugins.systems.spatial.judge import FEWEST, Judge
 from plugins.systems.spatial.rivals import say_rivals
 from small import SMALL
@@ -72,6 +73,26 @@ def test_metrics_with_needs_are_scored_where_they_can_be(judged: Evaluation) -> 
     assert {"model", "ridge", "nearest 15 cells, even", "ceiling"} < arms["moran_agreement"]
     assert arms["rssd_class"] == arms["contact_f1"]
     assert {s.task for s in judged.scores if s.metric == "joint_coherence"} == {"joint generation"}
+
+
+def test_made_cells_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sections make cells in order until the bound is spent, a first larger one as many as it; one modality none."""
+    words = [*SMALL, "--metrics=joint_coherence,procrustes,expression_mse", "--data.sections=5", "--data.cut.test=0.6"]
+    run = resolve_run([], words).root
+    source = run.data.open()
+    model = run.system.build(source.describe())
+    Streams(0).initialise(model)
+    made = {}
+    for bound in (16, 120, 170, 4096):
+        monkeypatch.setattr(extra, "MADE", bound)
+        arrays = run.system.evaluate(model.eval(), source, "test", Streams(0)).arrays
+        made[bound] = [len(values) for name, values in sorted(arrays.items()) if name.startswith("made_place/")]
+    assert made == {16: [16], 120: [60, 60], 170: [60, 60], 4096: [60, 60, 60]}
+    one = resolve_run([], [*words, "--mode=expr_to_pos"]).root.system
+    model = one.build(source.describe())
+    Streams(0).initialise(model)
+    scores = one.evaluate(model.eval(), source, "test", Streams(0)).scores
+    assert {s.metric for s in scores} == {"procrustes"}
 
 
 def test_settings_of_one_metric_have_names_of_their_own(judged: Evaluation) -> None:

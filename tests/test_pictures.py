@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from core.cli.choose import resolve_run
 from core.kinds.system import Evaluation, Picture, Score
 from core.train.streams import Streams
+from plugins.systems.spatial.made import NEAR, types_of
 from plugins.systems.spatial.pictures import align, pictures
 from plugins.systems.spatial.watch import watching
 from small import SMALL
@@ -54,6 +58,10 @@ def evaluation(cells: int = 60, axes: int = 2, types: int = 11, units: int = 3, 
         arrays[f"expression_model/slice {u}"] = np.zeros((cells, genes))
         for arm, error in (("model", 0.4), ("nearest 15 cells", 0.6)):
             arrays[f"expression_error/{arm}/slice {u}"] = np.full(cells, error)
+        if u < 2:
+            arrays[f"made_place/slice {u}"] = rng.standard_normal((cells // 2, axes))
+            arrays[f"made_expression/slice {u}"] = rng.standard_normal((cells // 2, genes))
+            arrays[f"made_type/slice {u}"] = rng.integers(types, size=cells // 2) if types else np.full(cells // 2, -1)
         arrays[f"way/slice {u}"] = np.stack([share * true for share in (0.0, 0.5, 0.9)])
         arrays[f"experts/slice {u}/layer 1"] = np.full((max(types, 1), 4), 0.25)
     scores = []
@@ -94,7 +102,7 @@ def test_every_picture_draws(axes: int, types: int) -> None:
     found = pictures(evaluation(axes=axes, types=types))
     assert [p.name for p in found] == [
         "tissue", "genes", *(["types"] if types else []), "way", *(["space"] if axes == 3 else []),
-        *(["experts"] if types else []), "scores_expression_to_position", "scores_position_to_expression",
+        *(["experts"] if types else []), "made", "scores_expression_to_position", "scores_position_to_expression",
     ]  # fmt: skip
     for picture in found:
         assert isinstance(picture.draw(), Figure)
@@ -123,6 +131,37 @@ def test_tissue_says_what_it_shows() -> None:
         (figure.axes[0].get_xlim(), figure.axes[0].get_ylim())
     }
     assert all(ax.get_aspect() == 1 for ax in figure.axes)
+
+
+def test_made_cells_stand_beside_a_true_section() -> None:
+    """Types and genes of both, in one frame and one set of colours; another unit's where the typical one has none."""
+    data = evaluation(types=3)
+    picture = by_name(pictures(data))["made"]
+    axes = picture.draw().axes[:6]
+    assert "slice 1" in picture.title
+    assert "one of 30" in picture.caption
+    assert [ax.get_ylabel() for ax in axes[::2]] == ["cell type", "GENE0", "GENE1"]
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in axes}) == 1
+    counts = [len(ax.collections[0].get_offsets()) for ax in axes]
+    assert counts == [60, 30] * 3
+    del data.arrays["made_place/slice 1"]
+    assert "slice 0" in by_name(pictures(data))["made"].title
+    del data.arrays["made_place/slice 0"]
+    assert "made" not in by_name(pictures(data))
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 5), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_types_of_made_cells(made: int, known: int, types: int, seed: int) -> None:
+    """The commonest type of the 15 nearest known cells whose type is known; the first of equals; -1 where none is."""
+    rng = np.random.default_rng(seed)
+    made_MG, known_nG = rng.standard_normal((made, 3)), rng.standard_normal((known, 3))
+    type_n = rng.integers(-1, types, size=known)
+    typed = np.flatnonzero(type_n >= 0)
+    for x_G, found in zip(made_MG, types_of(made_MG, known_nG, type_n), strict=True):
+        order = typed[np.argsort(np.square(known_nG[typed] - x_G).sum(1))][:NEAR]
+        votes = Counter(type_n[order].tolist())
+        assert found == (min(votes, key=lambda t: (-votes[t], t)) if votes else -1)
 
 
 def test_tissue_colours() -> None:

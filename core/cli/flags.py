@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -93,6 +95,28 @@ def describe_flags(classes: Sequence[type], short: dict[str, str] | None = None)
 def flag(name: str, *, no: bool = False) -> str:
     """How a knob is spelled as a flag."""
     return ("--no-" if no else "--") + name.replace("_", "-")
+
+
+@contextmanager
+def told_as_flags(classes: Sequence[type]) -> Iterator[None]:
+    """Inside the block a mistake is told by flags: the same pieces have dotted names in a configuration."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (as_flags(str(error), classes),)
+        raise
+
+
+def as_flags(said: str, classes: Sequence[type]) -> str:
+    """A message that names knobs, "set `cell_type`" or "set scale = false", with a command's flags in their place."""
+    for name, field in _known(classes).items():
+        said = said.replace(f"`{name}`", flag(name))
+        for value in set(re.findall(rf"\b(?:set|or) {name} = ('[^']*'|[\w.+-]*\w)", said)):
+            spelled = f"{flag(name)} {value.strip(chr(39))}"
+            if field.type is bool:
+                spelled = flag(name, no=value == "false")
+            said = said.replace(f"{name} = {value}", spelled)
+    return said
 
 
 def _known(classes: Sequence[type]) -> dict[str, Field]:

@@ -23,7 +23,7 @@ training
 {train}
   --seed INT                     seed of all random streams (0)
   --device auto|cpu|cuda         where the steps run (auto)
-  --strategy ddp|fsdp2 --devices N
+  --strategy ddp|fsdp2|deepspeed --devices N
                                  N processes share the sets of each batch; the numbers are those of one
 
 Every parameter of every chosen piece is a flag too: `core show KIND NAME` lists them, `--ffn.top_k 2` sets one,

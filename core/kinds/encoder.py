@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from core.kinds.data import Card
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Tokens:
     """Tokens and what is known of them."""
 

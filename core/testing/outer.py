@@ -194,7 +194,8 @@ class StrategyLaws:
         wrapped.load_state_dict(alone.state_dict())
         x = torch.linspace(-1, 1, 12).view(4, 3)
         alone(x).square().mean().backward()
-        strategy.backward(strategy.wrap(wrapped)(x).square().mean())
+        called = strategy.wrap(wrapped)
+        strategy.backward(called, called(x).square().mean())
         for one, other in zip(alone.parameters(), wrapped.parameters(), strict=True):
             assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
         state = strategy.gather(wrapped)

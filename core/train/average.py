@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Averaged weights of a model; with decay 0 it holds nothing and `swapped` changes nothing."""
+    """Averaged weights of a model; with decay 0 it holds nothing and `swapped` changes nothing.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    `held` says what this process holds of a parameter, which is what it averages.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, held: Callable[[Tensor], Tensor] = lambda p: p) -> None:
+        self.decay, self.held = decay, held
         self.weights: dict[str, Tensor] = {}
         if decay > 0:
-            self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+            self.weights = {name: p.detach().clone() for name, p in self._now(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -24,7 +27,7 @@ class Average:
         if not self.weights:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        named = dict(model.named_parameters())
+        named = self._now(model)
         torch._foreach_lerp_([self.weights[n] for n in self.weights], [named[n] for n in self.weights], 1 - decay)
 
     def load(self, weights: dict[str, Tensor]) -> None:
@@ -38,7 +41,7 @@ class Average:
         if not self.weights:
             yield
             return
-        named = dict(model.named_parameters())
+        named = self._now(model)
         kept = {name: p.detach().clone() for name, p in named.items()}
         with torch.no_grad():
             for name, value in self.weights.items():
@@ -49,3 +52,6 @@ class Average:
             with torch.no_grad():
                 for name, value in kept.items():
                     named[name].copy_(value)
+
+    def _now(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: self.held(p) for name, p in model.named_parameters()}

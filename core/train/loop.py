@@ -25,7 +25,7 @@ from core.train.between import tell_step_taken
 from core.train.checkpoint import Checkpoint, latest, load, save
 from core.train.guard import name_culprit
 from core.train.probe import gate_numbers, judge_gates, watch_gates
-from core.train.ranks import anyone, first_says, leave
+from core.train.ranks import anyone, first_says, leave, lost
 from core.train.rundir import RunDir
 from core.train.schedule import advance
 from core.train.settings import Train
@@ -85,10 +85,11 @@ class Trainer:
         self.model.to(device)
         self.random = stochastic(self.model)
         self.called = strategy.wrap(self.model)  # first of all: the parameters may become parts of themselves
-        self.average = Average(self.model, settings.ema)
         decaying = _groups(self.model, settings.weight_decay)
         first, second = settings.betas
         self.optimiser = torch.optim.AdamW(decaying, lr=settings.lr, betas=(first, second))
+        self.called = strategy.adopt(self.called, self.optimiser, settings.clip, settings.precision == "bf16")
+        self.average = Average(self.model, settings.ema, strategy.held)
         self.place = Place()
         self.saved = -1
         """step of the newest checkpoint that this process knows of"""
@@ -106,13 +107,11 @@ class Trainer:
         if found is None:
             return 0
         state = load(found[1])
-        here = self.model.state_dict()
-        self.model.load_state_dict(self._parts(state.model, here))
-        self.average.load(self._parts(state.average, self.average.weights))
-        self.best = self._parts(state.best, here)
-        self.optimiser.load_state_dict(state.trainer["optimiser"])
-        for p, moments in self.optimiser.state.items():
-            moments |= {k: self.strategy.part(v, p) for k, v in moments.items() if v.shape == p.shape}
+        self.strategy.put(self.called, self.model, state.model)
+        here = self._state()
+        self.average.load({name: self.strategy.part(v, here[name]) for name, v in state.average.items()})
+        self.best = {name: self.strategy.part(v, here[name]) for name, v in state.best.items()}
+        self.strategy.put_moments(self.called, self.optimiser, state.trainer["optimiser"])
         self.place = Place(**state.trainer["place"])
         self.warned = set(state.trainer["warned"])
         self.saved = self.place.step
@@ -169,10 +168,8 @@ class Trainer:
         if self.saved == self.place.step:
             return
         self.saved = self.place.step
-        optimiser = self.optimiser.state_dict()
-        optimiser["state"] = {i: self._whole(moments) for i, moments in optimiser["state"].items()}
         trainer = {
-            "optimiser": optimiser,
+            "optimiser": self.strategy.moments(self.called, self.optimiser),
             "place": attrs.asdict(self.place),
             "warned": sorted(self.warned),
         }
@@ -225,7 +222,7 @@ class Trainer:
         settings, step = self.settings, self.place.step
         self.called.train()
         advance(self.model, step / self.total)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.called.zero_grad()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step, self.total)
         numbers: dict[str, float] = {}
@@ -246,15 +243,16 @@ class Trainer:
                 loss = terms.total() / settings.accumulate
                 if not torch.isfinite(loss):
                     raise name_culprit(self.model, again[-1:], step + 1)
-                self.strategy.backward(loss)
+                self.strategy.backward(self.called, loss)
             for name, value in _numbers(terms, "train").items():
                 numbers[name] = numbers.get(name, 0.0) + value / settings.accumulate
-        norm = self.strategy.full(nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf))
-        if not torch.isfinite(norm):
-            raise name_culprit(self.model, again, step + 1)
         try:
-            self.optimiser.step()
+            norm = self.strategy.update(
+                self.called, self.optimiser, settings.clip, lambda: name_culprit(self.model, again, step + 1)
+            )
         except RuntimeError as error:
+            if lost(error):
+                raise
             raise RunFailed(
                 f"step {step + 1}: the optimiser cannot take the step ({error}); lower --train.lr"
             ) from error
@@ -275,10 +273,11 @@ class Trainer:
             return self._forward(batch, draw).total()
 
     def _whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.strategy.full(value) for name, value in tensors.items()}
+        here = self._state()
+        return {name: self.strategy.full(value, here[name]) for name, value in tensors.items()}
 
-    def _parts(self, tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.strategy.part(v, like[name]) if name in like else v for name, v in tensors.items()}
+    def _state(self) -> dict[str, Tensor]:
+        return self.model.state_dict(keep_vars=True)
 
     def _next(self, split: Split) -> Batch:
         if self.place.index >= split.batches(self.place.epoch):
@@ -291,14 +290,16 @@ class Trainer:
         better = loss < self.place.best
         if better and self.settings.patience:
             with self.average.swapped(self.model):
-                self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+                self.best = {n: self.strategy.held(v).detach().clone() for n, v in self._state().items()}
         self.place.best = min(loss, self.place.best)
         self.place.stale = 0 if better else self.place.stale + 1
 
     def _take_best(self) -> None:
         """Where an early stop was asked for, what is evaluated is the model at its best validation, not at its last."""
         if self.best:
-            self.model.load_state_dict(self.best)
+            with torch.no_grad():
+                for name, value in self._state().items():
+                    self.strategy.held(value).copy_(self.best[name])
             self.average.load({name: self.best[name] for name in self.average.weights})
 
     def _not_finite(self, step: int) -> RunFailed:

@@ -55,13 +55,16 @@ def stage1(words: list[str]) -> int:
     from plugins.data.stage1 import Stage1
     from plugins.data.transform import Transform
 
-    found = _read([Stage1, Transform], words, "data stage1", HELP_STAGE1)
+    flags = [Stage1, Transform]
+    found = _read(flags, words, "data stage1", HELP_STAGE1)
     if found is None:
         return 0
     (asked, transform), places = found
+    from core.cli.flags import told_as_flags
     from plugins.data import stage1 as work
 
-    return _done(work.stage1(places, asked, transform, _tell))
+    with told_as_flags(flags):
+        return _done(work.stage1(places, asked, transform, _tell))
 
 
 @_files()
@@ -70,13 +73,16 @@ def stage2(words: list[str]) -> int:
     from plugins.data.division import Ratios
     from plugins.data.stage2 import Stage2
 
-    found = _read([Stage2, Ratios], words, "data stage2", HELP_STAGE2)
+    flags = [Stage2, Ratios]
+    found = _read(flags, words, "data stage2", HELP_STAGE2)
     if found is None:
         return 0
     (asked, ratios), places = found
+    from core.cli.flags import told_as_flags
     from plugins.data import stage2 as work
 
-    return _done(work.stage2(places, asked, ratios, _tell), use=True)
+    with told_as_flags(flags):
+        return _done(work.stage2(places, asked, ratios, _tell), use=True)
 
 
 @_files()
@@ -89,24 +95,27 @@ def prepare(words: list[str]) -> int:
     from plugins.data.division import Ratios, check
     from plugins.data.transform import Transform
 
-    found = _read([first.Stage1, Transform, second.Stage2, Ratios], words, "data prepare", HELP_PREPARE)
+    flags = [first.Stage1, Transform, second.Stage2, Ratios]
+    found = _read(flags, words, "data prepare", HELP_PREPARE)
     if found is None:
         return 0
     (read, transform, merge, ratios), places = found
+    from core.cli.flags import told_as_flags
     from core.listed import finished_key, read_listed
 
     out = Path(merge.out).absolute()
     middle = out.with_name(f".{out.name}.stage1")
     read = attrs.evolve(read, out=str(middle), title=read.title or out.resolve().name)
-    old = finished_key(out, second.MADE)
-    if old:
-        with first.planned(places, read, transform, lambda line: None) as plan:
-            new = second.key_of([plan.key], merge, ratios)
-        if old == new:
-            _tell(f"{out} is up to date: same content, same parameters")
-            return _done(read_listed(out, second.MADE), use=True)
-    first.stage1(places, read, transform, _tell, lambda plan: check(plan.parts.keys(), ratios))
-    listed = second.stage2([str(middle)], merge, ratios, _tell)
+    with told_as_flags(flags):
+        old = finished_key(out, second.MADE)
+        if old:
+            with first.planned(places, read, transform, lambda line: None) as plan:
+                new = second.key_of([plan.key], merge, ratios)
+            if old == new:
+                _tell(f"{out} is up to date: same content, same parameters")
+                return _done(read_listed(out, second.MADE), use=True)
+        first.stage1(places, read, transform, _tell, lambda plan: check(plan.parts.keys(), ratios))
+        listed = second.stage2([str(middle)], merge, ratios, _tell)
     shutil.rmtree(middle)
     return _done(listed, use=True)
 

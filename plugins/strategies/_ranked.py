@@ -53,7 +53,7 @@ class Ranked(Strategy):
     def summing(self, called: nn.Module, last: bool) -> AbstractContextManager[None]:
         """A context in which gradients are exchanged if `last`, and only added up otherwise."""
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, called: nn.Module, loss: Tensor) -> None:
         loss.backward()
 
     def main(self) -> bool:

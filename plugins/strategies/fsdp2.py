@@ -54,7 +54,7 @@ class Fsdp2(Ranked):
             inner.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def full(self, tensor: Tensor) -> Tensor:
+    def full(self, tensor: Tensor, like: Tensor) -> Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Single(Strategy):
     def wrap(self, model: nn.Module) -> nn.Module:
         return model
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, called: nn.Module, loss: Tensor) -> None:
         loss.backward()
 
     def main(self) -> bool:

@@ -55,6 +55,8 @@ class Labels(nn.Module):
                 raise ValueError(
                     f"the data name no {condition}, so it cannot be a condition; leave it out of conditions"
                 )
+        # Told beside the tables: where parameters are sharded they are empty outside of their module's forward pass.
+        self.entries = {condition: entries[condition] for condition in conditions}
         self.tables = nn.ModuleDict({condition: Label(entries[condition], width) for condition in conditions})
 
     def forward(self, fields: dict[str, Tensor]) -> Tensor:
@@ -69,14 +71,14 @@ class Labels(nn.Module):
             batch: with the field `cell_type` where that is a condition; sections are told by its units' names.
             drop: withholds each condition from a share of the sets; None: all is told that is known.
         """
-        found = {}
-        for condition, table in self.tables.items():
+        found: dict[str, Tensor] = {}
+        for condition, entries in self.entries.items():
             if condition == "cell_type":
                 code_BN = batch.fields["cell_type"]
             else:
                 of_B = torch.tensor([self.sections.get(name, -1) for name in batch.units])
                 code_BN = of_B.to(batch.real_BN.device)[:, None].expand(batch.real_BN.shape)
-            seen_BN = batch.real_BN & (code_BN >= 0) & (code_BN < table.get_parameter("known_CD").shape[0])
+            seen_BN = batch.real_BN & (code_BN >= 0) & (code_BN < entries)
             code_BN = torch.where(seen_BN, code_BN, -1)
             if drop is not None:
                 gone_B = (torch.rand(len(code_BN), generator=drop) < DROPPED).to(code_BN.device)

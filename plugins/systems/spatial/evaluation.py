@@ -16,7 +16,7 @@ from core.score import MODEL
 from core.train.streams import Streams
 from plugins.systems.spatial import extra
 from plugins.systems.spatial.fields import MODALITIES
-from plugins.systems.spatial.judge import SAMPLE, Arms, Judge, cells_of
+from plugins.systems.spatial.judge import SAMPLE, Arms, Judge, cells_of, types_in
 from plugins.systems.spatial.maps import CELLS, mapped
 from plugins.systems.spatial.watch import watching
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def evaluated(system: Spatial, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
     """Scores of what the mode learns, unit by unit; see `core.kinds.System.evaluate`."""
-    train = [cells_of(batch) for batch in source.split("train", streams).units()]
-    known = {m: np.concatenate([part[m] for part in train]) for m in MODALITIES}
+    train = [cells_of(batch) | {"cell_type": types_in(batch)} for batch in source.split("train", streams).units()]
+    known = {m: np.concatenate([part[m] for part in train]) for m in (*MODALITIES, "cell_type")}
     device = next(model.parameters()).device
     judge = Judge(system.metrics)
     held = source.split(split, streams)
@@ -36,6 +36,7 @@ def evaluated(system: Spatial, model: nn.Module, source: Source, split: str, str
     chosen = judge.choose(cells)
     # One section is mapped: the first that is shown whole, else the first.
     shown = next((name for name in chosen if cells[name] <= CELLS), next(iter(chosen), None))
+    left = extra.MADE
     for index, unit in enumerate(held.units()):
         if unit.units[0] not in chosen:
             continue
@@ -51,7 +52,11 @@ def evaluated(system: Spatial, model: nn.Module, source: Source, split: str, str
             if m == "position":
                 judge.watched(unit, watch)
             arms[m] = {MODEL: mean[m][0].cpu().numpy(), SAMPLE: one[m][0].cpu().numpy()}
-        more = extra.draw(system, model, unit.to(device), system.metrics, streams, index, system.learned)
+        fits = cells[unit.units[0]] <= left or left == extra.MADE
+        more = extra.draw(
+            system, model, unit.to(device), system.metrics, streams, index, system.learned, left if fits else 0
+        )
+        left -= len(more.joint.get("position", ()))
         judge.add(unit, arms, known, source, streams.generator("eval", index), more)
     if system.conditions:
         judge.notes.append(

@@ -17,13 +17,15 @@ from core.kinds import Batch, Metric
 from core.score import MODEL
 from core.train.streams import Streams
 from plugins.systems.spatial.fields import MODALITIES
-from plugins.systems.spatial.generate import Sampler
+from plugins.systems.spatial.generate import Sampler, some
 
 JOINT = "joint"
 DRAWS = 16
 """samples of each modality where a metric asks for draws: central intervals from 1/17 to 15/17"""
 REAL, UNPAIRED = "training cells", "training cells, unpaired"
 """arms of the joint task: pairs as good as real ones, and places that know nothing of the expression beside them"""
+MADE = 2048
+"""cells that an evaluation makes from nothing, over its sections in order; of a first larger one as many as these"""
 
 
 @final
@@ -46,15 +48,13 @@ class Extra:
             found["draws"] = self.draws[modality]
         return found
 
-    def made(
-        self, known: dict[str, np.ndarray], true: dict[str, np.ndarray], rng: np.random.Generator
-    ) -> dict[str, dict[str, np.ndarray]]:
+    def made(self, known: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
         """Made cells by arm: the model's, and random training cells with and without their pairing."""
         if not self.joint or len(known["position"]) < 2:
             return {}
         # The odd ones, as the even ones are what coherence is measured by: no cell is to find itself.
         odd_n = np.arange(1, len(known["position"]), 2)
-        one, other = odd_n[rng.integers(len(odd_n), size=(2, len(true["position"])))]
+        one, other = odd_n[rng.integers(len(odd_n), size=(2, len(self.joint["position"])))]
         return {
             MODEL: self.joint,
             REAL: {m: known[m][one] for m in MODALITIES},
@@ -71,8 +71,12 @@ def draw(
     streams: Streams,
     index: int,
     learned: Sequence[str] = MODALITIES,
+    made: int = MADE,
 ) -> Extra:
-    """Sample what the metrics ask for, of the modalities that the model has learned, and nothing where none asks."""
+    """Sample what the metrics ask for, of the modalities that the model has learned, and nothing where none asks.
+
+    `made` is how many cells at most are made jointly.
+    """
     asked = {metric.of for metric in metrics if "draws" in metric.needs and metric.of in learned}
     draws = {
         m: np.stack(
@@ -85,7 +89,9 @@ def draw(
         if m in asked
     }
     joint: dict[str, np.ndarray] = {}
-    if set(learned) == set(MODALITIES) and any(metric.of == JOINT for metric in metrics):
-        made = system.sample(model, unit, MODALITIES, streams.generator("eval:joint", index))
-        joint = {m: made[m][0].cpu().numpy() for m in MODALITIES}
+    cells = unit.real_BN.shape[1]
+    if made and set(learned) == set(MODALITIES) and any(metric.of == JOINT for metric in metrics):
+        rows = np.arange(min(made, cells)) * cells // min(made, cells)
+        both = system.sample(model, some(unit, rows), MODALITIES, streams.generator("eval:joint", index))
+        joint = {m: both[m][0].cpu().numpy() for m in MODALITIES}
     return Extra(draws=draws, joint=joint)

@@ -14,6 +14,7 @@ from core.score import CEILING, MODEL
 from plugins.systems.spatial import baselines
 from plugins.systems.spatial.extra import JOINT, Extra
 from plugins.systems.spatial.fields import MODALITIES
+from plugins.systems.spatial.made import types_of
 from plugins.systems.spatial.rivals import say_rivals
 from plugins.systems.spatial.watch import Watch
 
@@ -68,7 +69,7 @@ class Judge:
         Args:
             unit: the truth, one set.
             arms: the model's predictions by modality and arm; only these modalities are scored.
-            known: all training cells by modality, what the baselines learn from.
+            known: all training cells by modality, what the baselines learn from, and their types by `cell_type`.
             source: asked for the best that could be done.
             generator: noise of the random baselines.
             extra: samples that some metrics need.
@@ -88,17 +89,19 @@ class Judge:
                 fresh = [Tally(metric) for metric in self.metrics if metric.of == modality]
                 for tally in self.tallies.setdefault((modality, arm), fresh):
                     tally.update(name, values, true[modality], extra.beside(modality, arm, unit, true))
-        for arm, made in extra.made(known, true, rng).items():
+        for arm, made in extra.made(known, rng).items():
             fresh = [Tally(metric) for metric in self.metrics if metric.of == JOINT]
             beside = {"made_place": made["position"], "place": true["position"]}
             beside |= {"known": known["expression"][::2], "known_place": known["position"][::2]}
             for tally in self.tallies.setdefault((JOINT, arm), fresh):
                 tally.update(name, made["expression"], true["expression"], beside)
         self._keep(name, unit, true, arms, source)
+        if extra.joint and "genes" in self.arrays:
+            self._keep_made(name, extra.joint, known, source)
 
     def watched(self, unit: Batch, watch: Watch) -> None:
         """Keep what was seen while the positions of a unit were sampled."""
-        type_N = unit.fields["cell_type"][0][unit.real_BN[0]].cpu().numpy()
+        type_N = types_in(unit)
         self.arrays[f"way/{unit.units[0]}"] = watch.way()
         self.arrays |= {f"experts/{unit.units[0]}/{name}": share for name, share in watch.experts(type_N).items()}
 
@@ -136,22 +139,36 @@ class Judge:
     def _keep(self, name: str, unit: Batch, true: Arms, arms: dict[str, Arms], source: Source) -> None:
         """The arrays that the figures of a unit need; the genes shown are the model's best, middle and worst."""
         self.arrays[f"true/{name}"] = true["position"]
-        self.arrays[f"type/{name}"] = unit.fields["cell_type"][0][unit.real_BN[0]].numpy()
+        self.arrays[f"type/{name}"] = types_in(unit)
         self.arrays |= {f"placed/{arm}/{name}": values for arm, values in arms.get("position", {}).items()}
         if "cell_types" not in self.arrays:
             self.arrays["cell_types"] = np.array(source.names("cell_types"), dtype=str)
         if "expression" not in arms:
             return
-        names = np.array(source.names("genes"))
         if "genes" not in self.arrays:
             order = np.argsort(-_correlation(arms["expression"][MODEL], true["expression"]))
-            self.arrays["genes"] = names[order[_picked(len(order))]]
-        shown = [int(np.flatnonzero(names == gene)[0]) for gene in self.arrays["genes"]]
+            self.arrays["genes"] = np.array(source.names("genes"))[order[_picked(len(order))]]
+        shown = self._shown(source)
         self.arrays[f"expression_true/{name}"] = true["expression"][:, shown]
         self.arrays[f"expression_model/{name}"] = arms["expression"][MODEL][:, shown]
         for arm in ERRORS:
             error_N = np.square(arms["expression"][arm] - true["expression"]).mean(1)
             self.arrays[f"expression_error/{arm}/{name}"] = error_N
+
+    def _keep_made(self, name: str, joint: Arms, known: Arms, source: Source) -> None:
+        """The arrays of the figure of made cells."""
+        self.arrays[f"made_place/{name}"] = joint["position"]
+        self.arrays[f"made_expression/{name}"] = joint["expression"][:, self._shown(source)]
+        self.arrays[f"made_type/{name}"] = types_of(joint["expression"], known["expression"], known["cell_type"])
+
+    def _shown(self, source: Source) -> list[int]:
+        names = np.array(source.names("genes"))
+        return [int(np.flatnonzero(names == gene)[0]) for gene in self.arrays["genes"]]
+
+
+def types_in(batch: Batch) -> np.ndarray:
+    """The codes (N,) of the types of the real cells of a batch of one set."""
+    return batch.fields["cell_type"][0][batch.real_BN[0]].cpu().numpy()
 
 
 def cells_of(batch: Batch) -> Arms:

@@ -6,6 +6,7 @@ Drawn from `Evaluation.arrays`, with u a test unit:
 - `true/<u>`: positions (N, P); `placed/<arm>/<u>`: positions (N, P) by the model and by baselines;
 - `genes`: names (k,) of those the model predicts best, middling and worst; `expression_true/<u>` and
   `expression_model/<u>`: values (N, k); `expression_error/<arm>/<u>`: mean squared error of each cell (N,);
+- `made_place/<u>`, `made_expression/<u>`, `made_type/<u>`: cells made from nothing: (M, P), (M, k), codes (M,);
 - `seen/<u>`: positions (n, P) of the cells whose attention and gates are mapped; `attention/<u>/<layer>` and
   `gate/<u>/<layer>`: values (n,), as `plugins.systems.spatial.maps.mapped` tells;
 - `way/<u>`: positions (S, N, P) on the way of one sample; `experts/<u>/<layer>`: share of each expert by type (T, E).
@@ -26,6 +27,7 @@ from core.score import CEILING, is_model
 from plugins.systems.spatial.details import details, maps
 from plugins.systems.spatial.drawing import Paint, draw_genes, draw_scores, draw_tissue, planes_of
 from plugins.systems.spatial.geometry import rotation
+from plugins.systems.spatial.made import made_picture
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """apart for colour-blind readers too (Okabe and Ito 2008)"""
@@ -43,6 +45,7 @@ def pictures(evaluation: Evaluation) -> list[Picture]:
         if f"expression_model/{unit}" in arrays:
             found.append(_genes(arrays, unit))
         found += details(arrays, unit, align)
+        found += _made(arrays, scores, unit)
     found += maps(arrays)
     return found + [_scores(task, scores) for task in dict.fromkeys(s.task for s in scores)]
 
@@ -111,6 +114,24 @@ def _tissue(arrays: Mapping[str, np.ndarray], scores: tuple[Score, ...], unit: s
             draw=lambda: draw_tissue(panels, planes, paint),
         )
     ]
+
+
+def _made(arrays: Mapping[str, np.ndarray], scores: tuple[Score, ...], unit: str) -> list[Picture]:
+    """Cells made from nothing: beside the typical unit, or the first that has any."""
+    needed = ("made_place", "made_expression", "made_type", "true", "expression_true")
+    units = [n.removeprefix("made_place/") for n in sorted(arrays) if n.startswith("made_place/")]
+    units = [u for u in units if all(f"{key}/{u}" in arrays for key in needed)]
+    if not units:
+        return []
+    beside = unit if unit in units else units[0]
+    true = _paint(arrays, beside)
+    type_M = arrays[f"made_type/{beside}"]
+    made = None
+    if true.legend and (type_M >= 0).any():
+        names = [str(name) for name in arrays["cell_types"]]
+        table = np.array([true.legend.get(name, OTHER) for name in names] + [UNKNOWN])
+        made = Paint(table[type_M], "", true.legend)
+    return [made_picture(arrays, scores, beside, true, made)]
 
 
 def _paint(arrays: Mapping[str, np.ndarray], unit: str) -> Paint:

@@ -127,6 +127,7 @@ class Spatial(System):
             "pearson_cell",
             "moran_agreement",
             "expression_mse",
+            "joint_coherence",
         ),
         "what the evaluation reports",
     )
