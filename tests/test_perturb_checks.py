@@ -157,3 +157,10 @@ def test_idle_parameters_of_networks(name: str) -> None:
     for key, value in changes.items():
         assert shapes(("expression",), **{key: value}) == shapes(("expression",))
         assert shapes(("expression", "latent"), **{key: value}) != shapes(("expression", "latent"))
+
+
+@pytest.mark.parametrize("knob", ["expression_loss", "latent_loss"])
+def test_values_are_no_places(knob: str) -> None:
+    """A loss that compares places by their distances is refused for values of genes."""
+    with pytest.raises(UserError, match="distance_mse.*genes of a cell have values; take the loss `mse`"):
+        resolved(f"--{knob}=distance_mse")

@@ -141,6 +141,8 @@ class Perturb(System):
             kind = type(piece).KIND
             plain = f"; take the {kind} `{PLAIN[kind]}`" if kind in PLAIN else ""
             return f"the genes of a cell come in no order and lie at no place{plain}"
+        if isinstance(piece, ValueLoss) and piece.pose_free:
+            return "it compares places, and genes of a cell have values; take the loss `mse`"
         return None
 
     @property
