@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -76,3 +77,18 @@ def test_neighbours_are_found_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(calls) == 3
     Neighbours(k=1).on(attrs.evolve(layout, memo=None))
     assert len(calls) == 4
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 700), axes=st.integers(1, 3), ties=st.booleans(), seed=st.integers(0, 2**32 - 1))
+def test_blocks_are_parts_of_space(count: int, axes: int, ties: bool, seed: int) -> None:
+    """Each query stands in one block, all blocks but the last are full, and along some axis any two lie side by side."""
+    places = np.random.default_rng(seed).normal(size=(count, axes))
+    places = places.round() if ties else places
+    order = neighbours._side_by_side(places)
+    assert sorted(order) == [*range(count)]
+    blocks = [places[order[i : i + neighbours.CLUSTER]] for i in range(0, count, neighbours.CLUSTER)]
+    for i, one in enumerate(blocks):
+        for other in blocks[:i]:
+            low, high = np.maximum(one.min(0), other.min(0)), np.minimum(one.max(0), other.max(0))
+            assert (low >= high).any()

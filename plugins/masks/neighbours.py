@@ -120,13 +120,13 @@ def _found(place_BQP: Tensor, place_BSP: Tensor, real_BS: Tensor | None, k: int)
 
 
 def _clusters(place_BQP: Tensor, index_BQk: Tensor, sources: int) -> Clusters | None:
-    """Queries by the leaves of a k-d tree; None where their sources together are no fewer than a third of all."""
+    """Queries in blocks that lie together; None where a block's sources are no fewer than a third of all."""
     batch, queries = index_BQk.shape[:2]
     count = -(-queries // CLUSTER)
     members, unions = [], []
     for b in range(batch):
         where_QP = place_BQP[b].detach().double().nan_to_num(0.0, 0.0, 0.0).numpy()
-        order_Q = np.asarray(cKDTree(where_QP, leafsize=CLUSTER).indices)
+        order_Q = _side_by_side(where_QP)
         filled = np.append(order_Q, np.full(count * CLUSTER - queries, order_Q[-1]))
         members.append(filled.reshape(count, CLUSTER))
         lists_Qk = index_BQk[b].numpy()
@@ -153,6 +153,26 @@ def _clusters(place_BQP: Tensor, index_BQk: Tensor, sources: int) -> Clusters | 
         source_BnU=torch.from_numpy(source_BnU),
         visible_BnqU=torch.from_numpy(visible_BnqU),
     )
+
+
+def _side_by_side(where_QP: np.ndarray) -> np.ndarray:
+    """An order (Q,) in which every CLUSTER queries from the first on lie together.
+
+    Halved across the widest axis again and again, at a multiple of CLUSTER: leaves of a tree that halves the points
+    themselves hold CLUSTER of them only where their number is a power of 2 times that, and blocks then span two leaves.
+    """
+    parts, todo = [], [np.arange(len(where_QP))]
+    while todo:
+        rows = todo.pop()
+        blocks = -(-len(rows) // CLUSTER)
+        if blocks < 2:
+            parts.append(rows)
+            continue
+        where_nP, first = where_QP[rows], blocks // 2 * CLUSTER
+        widest = np.argmax(where_nP.max(0) - where_nP.min(0))
+        halves = rows[np.argpartition(where_nP[:, widest], first - 1)]
+        todo += [halves[first:], halves[:first]]
+    return np.concatenate(parts)
 
 
 def _remembered(layout: Layout, k: int, find: Callable[[], Listed]) -> Listed:
