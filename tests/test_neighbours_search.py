@@ -82,7 +82,7 @@ def test_neighbours_are_found_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> No
 @settings(deadline=None, max_examples=60)
 @given(count=st.integers(1, 700), axes=st.integers(1, 3), ties=st.booleans(), seed=st.integers(0, 2**32 - 1))
 def test_blocks_are_parts_of_space(count: int, axes: int, ties: bool, seed: int) -> None:
-    """Each query stands in one block, all blocks but the last are full, and along some axis any two lie side by side."""
+    """Each query stands in one block, all but the last are full, and along some axis any two lie side by side."""
     places = np.random.default_rng(seed).normal(size=(count, axes))
     places = places.round() if ties else places
     order = neighbours._side_by_side(places)

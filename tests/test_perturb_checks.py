@@ -162,5 +162,5 @@ def test_idle_parameters_of_networks(name: str) -> None:
 @pytest.mark.parametrize("knob", ["expression_loss", "latent_loss"])
 def test_values_are_no_places(knob: str) -> None:
     """A loss that compares places by their distances is refused for values of genes."""
-    with pytest.raises(UserError, match="distance_mse.*genes of a cell have values; take the loss `mse`"):
+    with pytest.raises(UserError, match=r"distance_mse.*genes of a cell have values; take the loss `mse`"):
         resolved(f"--{knob}=distance_mse")
