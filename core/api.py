@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import attrs
-import torch
 
-from core.cli.apply import Trained, open_trained
-from core.cli.place import one_of
 from core.errors import UserError
-from core.kinds import Items
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from core.cli.apply import Trained
+    from core.kinds import Items
 
 MOST = 4096
 """items that a model is shown at once"""
@@ -35,6 +34,8 @@ def load(run: str | Path, *flags: str) -> Model:
     Raises:
         UserError: there is no finished run, its files were changed, or a flag does not act here.
     """
+    from core.cli.apply import open_trained
+
     with _as_found():
         return Model(open_trained(Path(run), flags, sampled=True))
 
@@ -114,6 +115,8 @@ class Model:
         Raises:
             UserError: no such mode, or cells that cannot be used.
         """
+        from core.cli.place import one_of
+
         one_of(mode, self._trained.system.modes(), "mode")
         return self._sampled(self._trained, cells, mode, draws, seed, patch)
 
@@ -186,6 +189,8 @@ def _file(cells: AnnData | str | Path) -> Iterator[Path]:
 @contextmanager
 def _as_found() -> Iterator[None]:
     """Exact arithmetic inside, and the caller's own setting of torch afterwards."""
+    import torch
+
     before = torch.get_deterministic_debug_mode()
     try:
         yield

@@ -270,3 +270,20 @@ def test_what_is_no_comparison() -> None:
         real.against({"b": x})
     with pytest.raises(Undefined):
         CentroidAccuracy().score(real.against({"a": x}))
+
+
+def test_the_mean_of_all_predicted_for_each_scores_nothing() -> None:
+    """The mean of the trained groups, but for single precision, has no correlation rather than one of rounding."""
+    rng = np.random.default_rng(0)
+    known = {f"k{i}": rng.gamma(2.0, size=50) for i in range(5)}
+    mean = np.mean([*known.values()], axis=0)
+    truth = Truth(
+        groups={name: rng.gamma(2.0, size=(30, 50)) for name in ("a", "b", "c")},
+        reference=rng.gamma(2.0, size=(30, 50)),
+        features=tuple(f"g{i}" for i in range(50)),
+        known=known,
+        own={name: name for name in ("a", "b", "c")},
+    )
+    made = {name: np.repeat(mean[None], 30, 0).astype(np.float32) for name in truth.groups}
+    graded = PearsonPerturbed(top=0).score(truth.against(made))
+    assert set(graded.groups.values()) == {0.0}

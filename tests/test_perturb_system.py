@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from core.kinds import Card
+from core.kinds import Card, Evaluation
 from core.testing.system import SystemLaws
 from core.train.loop import Trainer
 from core.train.streams import Streams
@@ -24,6 +24,7 @@ from plugins.solvers.adaptive import Adaptive
 from plugins.solvers.rk4 import Rk4
 from plugins.systems.perturb import generate
 from plugins.systems.perturb.network import Spent
+from plugins.systems.perturb.pictures import pictures
 from plugins.systems.perturb.zeros import thresholds, with_zeros
 
 CONFIGURATIONS: list[list[str]] = [
@@ -219,3 +220,17 @@ def test_named_combinations_are_predicted(core: Callable[..., Any], tmp_path: Pa
     refused = core("sample", str(run), str(file), *asked, "--data.cells=5")
     assert refused.code == 2
     assert "--data.cells does nothing here" in refused.err
+
+
+def test_names_of_conditions_may_hold_slashes() -> None:
+    """Figures are of every condition that is shown, whatever its name."""
+    names = ("a/b", "A|CD4/CD8", "C")
+    arrays = {"genes": np.array(["g1", "g2", "g3"]), "controls/": np.zeros((4, 3), np.float32)}
+    for i, name in enumerate(names):
+        for arm in ("true", "model", "ridge"):
+            arrays[f"effect/{name}/{arm}"] = np.arange(3, dtype=np.float32) + i
+        for arm in ("true", "model"):
+            arrays[f"cells/{name}/{arm}"] = np.ones((4, 3), np.float32)
+    drawn = [picture.draw() for picture in pictures(Evaluation(scores=(), arrays=arrays))]
+    said = {text.get_text() for figure in drawn for axes in figure.axes for text in (axes.title,)}
+    assert {*names} <= said

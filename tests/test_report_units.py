@@ -47,6 +47,8 @@ def test_units_say_what_they_are() -> None:
     """Where units are of groups, a column names the group."""
     (table,) = unit_tables(evaluation({"A": "pair", "B": "single"}))
     assert [row[:2] for row in table.rows] == [("B", "single"), ("A", "pair"), ("C", "")]
+    alone = Evaluation(scores=(score("model", "fit", {"A": 1.0}),), groups={"A": "pair"})
+    assert unit_tables(alone)[0].rows == (("A", "pair", "1.000"),)
 
 
 def test_groups_have_means_and_the_best_baseline_there() -> None:

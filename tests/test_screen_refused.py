@@ -84,6 +84,7 @@ def _logs(data: anndata.AnnData) -> None:
         (_first(40.0), {"prepare": ScreenPrepare(transform="none")}, "reaches 40.*look like counts"),
         (_logs, {"prepare": ScreenPrepare(transform="counts")}, "fractions below 15.*look like logarithms"),
         (_logs, {"prepare": ScreenPrepare(transform="log1p")}, "fractions below 15.*look like logarithms"),
+        (lambda t: t, {"prepare": ScreenPrepare(transform="log1p")}, "whole numbers only.*look like counts"),
         (_twice, {}, r"1 gene\(s\) more than once, the first is 'gene1'"),
         (lambda data: data[:0].copy(), {}, "is empty .0 cells"),
     ],

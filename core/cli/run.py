@@ -26,8 +26,9 @@ training
   --strategy ddp|fsdp2|deepspeed --devices N
                                  N processes share the sets of each batch; the numbers are those of one
 
-Every parameter of every chosen piece is a flag too: `core show KIND NAME` lists them, `--ffn.top_k 2` sets one,
-`core explain` prints the whole configuration with the origin of each value.
+Every parameter of every chosen piece is a flag too: `core show KIND NAME` lists them (`core show system perturb` those
+of a system), `--ffn.top_k 2` sets one, `core explain` prints the whole configuration with the origin of each value:
+some systems suggest other values than those above, and take other pieces.
 
 options
   -o, --out DIR                  the run directory (runs/SYSTEM/HASH-sSEED)

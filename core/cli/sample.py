@@ -46,9 +46,9 @@ def main(words: list[str]) -> int:
     modes = trained.system.modes()
     if not modes:
         raise UserError(f"the run's system, {trained.name}, cannot be sampled")
-    if "mode" not in said.options:
+    if "mode" not in said.options and len(modes) > 1:
         raise UserError(f"what is to be made? Give --mode with one of {', '.join(modes)}")
-    mode = one_of(said.options["mode"], modes, "--mode")
+    mode = one_of(said.options.get("mode", next(iter(modes))), modes, "--mode")
     seed = whole(said.options.get("seed", str(trained.seed)), "--seed", 0)
     items, parts, facts = trained.sampled(file, mode, draws, seed, patch, say)
     command = " ".join(["core", "sample", *words])

@@ -55,6 +55,8 @@ pre { background: var(--wash); padding: .7rem; overflow-x: auto; font-size: .78r
   details::details-content { content-visibility: visible; } }
 """
 
+_WIDE = 8
+"""columns from which on a table may not fit a desktop's page"""
 _OPEN = 40
 """rows up to which a table of units is unfolded"""
 _NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?\s?%?(\s?±\s?[\d.,e+-]+)?|[–—-]?")
@@ -324,7 +326,9 @@ def _table(table: Table) -> str:
         cells = "".join(f"<td{side}>{text}</td>" for side, text in zip(sides[1:], texts[1:], strict=True))
         kind = ' class="own"' if i in table.own else ' class="apart"' if i in table.apart else ""
         rows.append(f'<tr{kind}><th scope="row">{texts[0]}</th>{cells}</tr>')
-    note = f'<p class="soft">{_say(table.note)}</p>' if table.note else ""
+    wide = ["The table scrolls sideways."] if len(table.header) > _WIDE else []
+    said = " ".join([*filter(None, [table.note]), *wide])
+    note = f'<p class="soft">{_say(said)}</p>' if said else ""
     title = f"<h3>{_say(table.title)}</h3>" if table.titled else ""
     return (
         f'{title}<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>'

@@ -14,11 +14,11 @@ MOST = 400
 
 
 def unit_tables(evaluation: Evaluation) -> list[Table]:
-    """For each task with several units a table of what the model reaches on each, worst first by the first metric."""
+    """For each task with several units, or a unit of a named group, what the model reaches on each, worst first."""
     return [
         _units(task, own, evaluation.groups)
         for task, own in _own(evaluation).items()
-        if max(len(s.units) for s in own) > 1
+        if len(_names(own)) > 1 or any(unit in evaluation.groups for unit in _names(own))
     ]
 
 
@@ -64,7 +64,7 @@ def _units(task: str, own: list[Score], groups: dict[str, str]) -> Table:
     ]
     rest = f" The first {MOST} of {len(names)}; `units.parquet` has all." if len(names) > MOST else ""
     return Table(
-        title=f"{task[:1].upper() + task[1:]}: the model on each of {len(names)} test units",
+        title=f"{task[:1].upper() + task[1:]}: the model on each of {len(names)} test unit{'s' * (len(names) != 1)}",
         header=("", *(["what it is"] if told else []), *map(_head, own)),
         rows=tuple(rows),
         note=f"Lowest {first.label} first.{rest}" if first.higher else f"Highest {first.label} first.{rest}",

@@ -179,8 +179,15 @@ class StrategyLaws:
     """Laws of `core.kinds.strategy.Strategy` in one process; parametrise a subclass over `strategy`."""
 
     def test_devices(self, strategy: Strategy) -> None:
-        """The CPU is always there; a device that is not there is the user's mistake, with a way out."""
-        assert strategy.device("cpu").type == "cpu"
+        """The CPU is always there; a device or an extra that is not is the user's mistake, with a way out."""
+        lacking = ""
+        try:
+            assert strategy.device("cpu").type == "cpu"
+        except UserError as error:
+            lacking = str(error)
+        if lacking:
+            assert "pip install" in lacking
+            return
         if torch.cuda.is_available():
             assert strategy.device("cuda").type == "cuda"
         else:

@@ -149,6 +149,11 @@ def check_scale(where: str, transform: str, seen: Survey, *, trained: bool = Fal
         raise UserError(
             f"{where} {how}, and log1p of normalised counts is made of fractions and stays below {HIGHEST:g}: {fix}"
         )
+    if transform == "log1p" and seen.whole and seen.high > 1 and not trained:
+        raise UserError(
+            f"{where} holds whole numbers only, up to {seen.high:g}, and prepare.transform = 'log1p' is for values "
+            "that are normalised already: these look like counts (prepare.transform = 'counts')"
+        )
     if transform != "none" and not seen.whole and seen.high < HIGHEST:
         fix = (
             f"the run was trained on {'counts' if transform == 'counts' else 'values that were not logged'}: "

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+import numpy as np
+
 from core.kinds.comparison import Comparison
 from core.kinds.metric import Doubling, Graded, GroupMetric
 from core.params import knob, params
 from plugins.metrics._agreement import by_group, needs_three
 from plugins.metrics._shifts import known_mean, predicted_means, true_means
+
+ROUNDING = 1e-6
+"""differences below that share of the largest mean are those of single precision"""
 
 
 @final
@@ -38,4 +43,15 @@ class PearsonPerturbed(GroupMetric):
         """The mean correlation over groups."""
         origin_F = comparison.truth.once(known_mean)
         predicted_PF, true_PF = comparison.once(predicted_means), comparison.truth.once(true_means)
-        return by_group(comparison, predicted_PF - origin_F, true_PF - origin_F, self.top)
+        return by_group(comparison, _apart(predicted_PF, origin_F), _apart(true_PF, origin_F), self.top)
+
+
+def _apart(mean_PF: np.ndarray, origin_F: np.ndarray) -> np.ndarray:
+    """Differences of means from an origin, all 0 where cells of single precision could not tell them apart.
+
+    The mean of all groups, predicted for each, is the origin but for rounding, and a correlation of rounding says
+    anything between -1 and 1.
+    """
+    apart_PF = mean_PF - origin_F
+    least = ROUNDING * max(float(np.abs(origin_F).max(initial=0.0)), np.finfo(np.float64).tiny)
+    return np.where(np.abs(apart_PF).max(1, keepdims=True) > least, apart_PF, 0.0)

@@ -36,9 +36,9 @@ class Adaptive(Solver):
     wants: ClassVar[Target] = "velocity"
 
     method: Literal["dopri5", "bosh3", "adaptive_heun"] = knob("dopri5", "which method")
-    atol: float = knob(1e-4, "error that a step may have, in the units of the state", gt=0.0)
-    rtol: float = knob(1e-3, "error that a step may have, relative to the state", ge=0.0)
-    most: int = knob(1000, "steps after which it gives up, rejected ones too", ge=1)
+    atol: float = knob(1e-4, "error that a step may have, in the units of the state", ge=1e-6, le=1e-2)
+    rtol: float = knob(1e-3, "error that a step may have, relative to the state", ge=1e-6, le=1e-1)
+    most: int = knob(1000, "steps after which it gives up, rejected ones too", ge=100)
 
     @property
     def stochastic(self) -> bool:

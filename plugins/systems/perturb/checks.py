@@ -113,8 +113,8 @@ def _without_latents(system: Perturb) -> None:
     vain = [f"time.{name}" for name in idle if getattr(system.time, name) != getattr(plain, name)]
     if vain:
         raise ValueError(
-            f"{' and '.join(vain)} other than in {default['time'].default} does nothing, as with extractor = none "
-            "there is one stream; leave it out or take time = shared, or choose an extractor"
+            f"time is not {default['time'].default} as it comes ({' and '.join(vain)} differ), which does nothing, as "
+            "with extractor = none there is one stream; leave it out or take time = shared, or choose an extractor"
         )
     for dotted in system.backbone.idle(system.streams):
         piece, field = _found(system.backbone, dotted)

@@ -27,7 +27,9 @@ Arrays = dict[str, np.ndarray]
 def pictures(evaluation: Evaluation) -> Iterable[Picture]:
     """Scores by condition, effects gene by gene, the genes that change most, and cells in two dimensions."""
     arrays = evaluation.arrays
-    names = list(dict.fromkeys(key.split("/")[1] for key in arrays if key.startswith("effect/")))
+    # Names of conditions may hold slashes themselves.
+    effects = [key.removeprefix("effect/") for key in arrays if key.startswith("effect/")]
+    names = [key.removesuffix("/true") for key in effects if key.endswith("/true")]
     by_condition = [s for s in evaluation.scores if s.task == TASK and s.metric == COLUMN and s.units]
     if any(s.arm == MODEL for s in by_condition):
         yield Picture(

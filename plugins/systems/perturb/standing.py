@@ -65,7 +65,8 @@ def stand(
 def _unknown(baseline: Baseline, truth: Truth) -> str:
     """What a baseline did not know of the conditions, of the first of them in words."""
     said = [told for name in truth.groups if (told := baseline.told(name))]
-    return f"{baseline.name}: {said[0]} ({len(said)} of {len(truth.groups)} conditions)." if said else ""
+    others = f", and the like in {len(said) - 1} more of {len(truth.groups)} conditions" if len(said) > 1 else ""
+    return f"{baseline.name}: {said[0]}{others}." if said else ""
 
 
 def matched(predicted: Groups, real: Groups, rng: np.random.Generator) -> dict[str, np.ndarray]:
