@@ -47,7 +47,6 @@ class TestScreen(ScreenLaws):
             {"cut": ScreenCut(by="kfold")},
             {"cut": ScreenCut(by="simulation")},
             {"prepare": ScreenPrepare(target_sum=100.0)},
-            {"prepare": ScreenPrepare(transform="log1p")},
             {"prepare": ScreenPrepare(genes=12)},
         ]
         return [simulated(**change) for change in changes]
