@@ -234,7 +234,7 @@ def beside() -> dict[str, Callable[[], object]]:
     generator = torch.Generator().manual_seed(3)
     made, true = (torch.rand(CELLS, GENES, generator=generator) for _ in range(2))
     group, columns = torch.arange(CELLS) // 8, torch.arange(GENES)
-    loss = resolve_part("sample_loss", "mmd", {})
+    loss = resolve_part("loss", "mmd", {})
 
     def mmd() -> None:
         loss(made.clone().requires_grad_(), true, group, group)["mmd"].backward()
