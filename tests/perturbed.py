@@ -17,6 +17,7 @@ from core.train.loop import Trainer
 from core.train.streams import Streams
 from plugins.systems.perturb import generate
 from plugins.systems.perturb.cells import Cells
+from plugins.systems.perturb.system import Perturb
 
 SMALL = [
     "--system=perturb", "--data.genes=12", "--data.singles=4", "--data.doubles=5", "--data.cells=6", "--data.modules=2",
@@ -61,6 +62,14 @@ def make(made: Trainer, cells: Cells, seed: int = 0, latent: torch.Tensor | None
         generator = torch.Generator().manual_seed(seed)
         given = cells.control.numpy(), cells.perturbation.numpy()
         return generate.raw(system, made.model, *given, generator, latent)
+
+
+def calls(system: Perturb) -> int | None:
+    """Evaluations of the field for one cell that the solver announces; None: it chooses its steps as it goes."""
+    stages = system.time.stages(system.streams)
+    steps = [system.latent_steps if stage == ("latent",) else system.sampling for stage in stages]
+    each = [system.solver.calls(number) for number in steps]
+    return None if None in each else sum(each)
 
 
 def recorded(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict, tuple[str, ...]]]:

@@ -9,7 +9,6 @@ import anndata
 import numpy as np
 import scipy.sparse as sp
 
-from core.condition import Labels
 from plugins.data.perturb_h5ad import PerturbH5ad
 from plugins.data.screen import Screen
 from plugins.data.screen_asked import Asked
@@ -17,6 +16,7 @@ from plugins.data.screen_cut import ScreenCut
 from plugins.data.screen_prepare import ScreenPrepare
 from plugins.data.screen_sets import ScreenSets, ScreenSource
 from plugins.data.screen_table import ScreenTable, build_units
+from plugins.shared.condition import Labels
 
 GENES = tuple(f"gene{i}" for i in range(12))
 LABELS = ("ctrl", "A+ctrl", "ctrl+B", "C", "D", "E", "A+B", "B+C", "D+C", "A+E", "A+D")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,21 @@ import torch
 from core.api import Model, load
 from core.cli import main
 from core.errors import UserError
-from response_run import SMALL
+from response_run import exported
 from screens import GENES, adata, saved
 from small import SMALL as SPATIAL
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "perturb.md"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unprobed() -> Iterator[None]:
-    """Files written here are sound: the look at their structure, a process each, is left out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plugins.data.anndata_file._probe", lambda path: None)
-        yield
+pytestmark = pytest.mark.usefixtures("unprobed")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a screen and its exported model."""
     folder = tmp_path_factory.mktemp("api")
-    saved(folder / "train.h5ad", adata())
-    assert main(["run", *SMALL, f"--data={folder}/train.h5ad", "-o", str(folder / "run")]) == 0
-    assert main(["export", str(folder / "run"), "-o", str(folder / "model")]) == 0
+    exported(folder)
     return folder
 
 

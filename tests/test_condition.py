@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.condition import ALIASES, Labels, apart, category, joined, known, read_canonical, spell
 from core.errors import UserError
+from plugins.shared.condition import ALIASES, Labels, apart, category, joined, known, read_canonical, spell
 
 NAMES = st.text("ABCdef123-._ ()", min_size=1, max_size=6).filter(
     lambda name: name == name.strip() and name.casefold() not in {alias.casefold() for alias in ALIASES}

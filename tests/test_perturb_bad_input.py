@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,7 @@ from screens import adata, saved
 Change = Callable[[anndata.AnnData], anndata.AnnData]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unprobed() -> Iterator[None]:
-    """Files written here are sound: the look at their structure, a process each, is left out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plugins.data.anndata_file._probe", lambda path: None)
-        patch.setattr("plugins.systems.perturb.files.probe", lambda path: None)
-        yield
+pytestmark = pytest.mark.usefixtures("unprobed")
 
 
 @pytest.fixture(scope="module")

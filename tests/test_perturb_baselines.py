@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.linear_model import Ridge
 
-from core.condition import CONTROL, apart, joined
 from core.errors import UserError
+from plugins.shared.condition import CONTROL, apart, joined
 from plugins.systems.perturb.baselines import PENALTIES, Baseline, Train, fit
 from plugins.systems.perturb.shifted import LIFT, shifted
 

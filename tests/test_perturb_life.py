@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,20 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from core.cli import main
-from response_run import SMALL
+from response_run import SMALL, exported
 from screens import GENES, adata, saved
 
 ORDER = np.random.default_rng(5).permutation(len(GENES))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unprobed() -> Iterator[None]:
-    """Files written here are sound: the look at their structure, a process each, is left out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plugins.data.anndata_file._probe", lambda path: None)
-        yield
+pytestmark = pytest.mark.usefixtures("unprobed")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a screen, the run `run` trained on it, and its exported model `model`."""
     folder = tmp_path_factory.mktemp("life")
-    saved(folder / "train.h5ad", adata())
-    assert main(["run", *SMALL, f"--data={folder}/train.h5ad", "-o", str(folder / "run")]) == 0
-    assert main(["export", str(folder / "run"), "-o", str(folder / "model")]) == 0
+    exported(folder)
     new = adata(("ctrl", "B", "A+B"), cells=5, seed=3)
     new.obs_names = [f"new{i}" for i in range(len(new))]
     saved(folder / "new.h5ad", new)

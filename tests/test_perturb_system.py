@@ -19,7 +19,7 @@ from core.kinds import Card, Evaluation
 from core.testing.system import SystemLaws
 from core.train.loop import Trainer
 from core.train.streams import Streams
-from perturbed import SMALL, changed, make, recorded, trained, trainer, unit_of
+from perturbed import SMALL, calls, changed, make, recorded, trained, trainer, unit_of
 from plugins.solvers.adaptive import Adaptive
 from plugins.solvers.rk4 import Rk4
 from plugins.systems.perturb import generate
@@ -54,7 +54,7 @@ def test_the_first_stage_leaves_the_noise_of_the_second(monkeypatch: pytest.Monk
     made = trained()
     seen = recorded(made, monkeypatch)
     make(made, unit_of(made))
-    assert len(seen) == generate.calls(made.system)
+    assert len(seen) == calls(made.system)
     first = [one for one in seen if one[2] == ("latent",)]
     second = [one for one in seen if one[2] == ("expression",)]
     assert len(first) + len(second) == len(seen)
@@ -82,7 +82,7 @@ def test_evaluations_are_counted() -> None:
     made.model.spent = Spent()
     for few in (1, 64):
         make(made, unit_of(made), cells_per_call=few)
-        assert made.model.spent.each == generate.calls(made.system)
+        assert made.model.spent.each == calls(made.system)
     assert made.model.spent.cells == 2 * len(unit_of(made).control)
 
 
@@ -95,7 +95,7 @@ def test_an_adaptive_solver() -> None:
     steps = {name: getattr(attrs.fields(type(made.system)), name).default for name in ("sampling", "latent_steps")}
     found = make(made, cells, solver=Adaptive(atol=1e-5, rtol=1e-5), **steps)
     np.testing.assert_allclose(found, fine, rtol=1e-3, atol=1e-3)
-    assert generate.calls(attrs.evolve(made.system, solver=Adaptive(), **steps)) is None
+    assert calls(attrs.evolve(made.system, solver=Adaptive(), **steps)) is None
     assert made.model.spent.each >= 2 * 9
     with pytest.raises(ValueError, match="sampling = 7 does nothing with a solver that chooses"):
         attrs.evolve(made.system, solver=Adaptive(), **(steps | {"sampling": 7}))
@@ -119,7 +119,7 @@ def test_guidance_of_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = make(made, cells)
     seen = recorded(made, monkeypatch)
     guided = make(made, cells, guidance=3.0)
-    assert len(seen) == generate.calls(made.system) + sum(streams == ("expression",) for *_, streams in seen) // 2
+    assert len(seen) == calls(made.system) + sum(streams == ("expression",) for *_, streams in seen) // 2
     assert not np.allclose(guided, plain)
     assert not any(fields["told"].any() for fields, *_ in seen if not fields["told"].all())
     late = make(made, cells, guidance=3.0, guided_from=0.9)

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.condition import Members, names_of, read_canonical
 from core.errors import UserError
 from plugins.data.screen_cut import SPLITS, Division, ScreenCut, divide
 from plugins.data.screen_schemes import COMBOSCIPLEX7, additive
 from plugins.data.screen_split import document, read_split, write_split
 from plugins.data.screen_table import ScreenTable
+from plugins.shared.condition import Members, names_of, read_canonical
 from screens import table
 
 SINGLES = tuple(f"P{i:02d}" for i in range(14))

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, final
 
 import attrs
 
-from core.condition import ALIASES, Labels
 from core.kinds.data import Data
 from core.params import group, knob, params
 from plugins.data.anndata_file import AnnDataFile
@@ -22,6 +21,7 @@ from plugins.data.screen_like import Asked, NewScreen, read_like
 from plugins.data.screen_prepare import ScreenPrepare
 from plugins.data.screen_read import CELL_TYPE, CONDITION, ScreenKeys, found, read_obs, table_of
 from plugins.data.screen_sets import ScreenSets, ScreenSource
+from plugins.shared.condition import ALIASES, Labels
 
 
 @final

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, final
 import attrs
 import numpy as np
 
-from core.condition import Labels, Members, spell
 from core.errors import UserError
 from core.kinds.data import Data
 from core.params import group, knob, params
@@ -24,6 +23,7 @@ from plugins.data.screen_prepare import ScreenPrepare
 from plugins.data.screen_read import ScreenKeys
 from plugins.data.screen_sets import ScreenSets, ScreenSource, ScreenTruth
 from plugins.data.screen_table import ScreenTable, Unit, build_units
+from plugins.shared.condition import Labels, Members, spell
 
 CONTROLS = 4
 """control cells, in those of one condition"""

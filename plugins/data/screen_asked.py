@@ -10,10 +10,10 @@ from typing import final
 
 import attrs
 
-from core.condition import CONTROL, WITHIN, Labels, Members, known
 from core.errors import UserError
 from core.names import near
 from core.params import knob, params
+from plugins.shared.condition import CONTROL, WITHIN, Labels, Members, known
 
 LISTS = (".csv", ".tsv", ".txt")
 """endings of files that list conditions"""

@@ -12,12 +12,12 @@ from typing import Literal, final
 import attrs
 import numpy as np
 
-from core.condition import Labels, Members, category, names_of, spell
 from core.errors import UserError
 from core.names import near
 from core.params import knob, params
 from plugins.data.screen_schemes import COMBOSCIPLEX7, Drawn, additive, holdout, kfold, simulation
 from plugins.data.screen_table import ScreenTable, Unit, some
+from plugins.shared.condition import Labels, Members, category, names_of, spell
 
 SPLITS = ("train", "valid", "test")
 
@@ -86,7 +86,7 @@ class Division:
     units: Mapping[str, tuple[str, ...]]
     """`train` (controls included), `valid`, `test`; disjoint, together all units"""
     categories: Mapping[str, str]
-    """of each unit of valid and test: how new it is (`core.condition.category`)"""
+    """of each unit of valid and test: how new it is (`plugins.shared.condition.category`)"""
     sentence: str
 
     def rows(self, table: ScreenTable) -> dict[str, np.ndarray]:

@@ -10,8 +10,8 @@ from typing import final
 import attrs
 import numpy as np
 
-from core.condition import Members
 from core.train.streams import stream_seed
+from plugins.shared.condition import Members
 
 
 def generator(purpose: str, seed: int, *index: int) -> np.random.Generator:

@@ -14,7 +14,6 @@ import attrs
 import numpy as np
 import torch
 
-from core.condition import CONTROL, Labels, spell
 from core.errors import UserError
 from core.kinds.data import Batch, Items
 from plugins.data.like import write_anndata
@@ -22,6 +21,7 @@ from plugins.data.screen_asked import LISTS, Asked, read_list, requests
 from plugins.data.screen_read import ScreenKeys
 from plugins.data.screen_shown import Part, Shown, file_table
 from plugins.data.screen_table import ScreenTable
+from plugins.shared.condition import CONTROL, Labels, spell
 
 Home = Callable[[], Path | ScreenTable]
 """where the training data are, or are made: asked only where a list of conditions comes without control cells"""

@@ -13,11 +13,11 @@ from typing import Any, final
 import attrs
 import numpy as np
 
-from core.condition import Labels, Members
 from core.errors import UserError
 from core.names import near
 from plugins.data.anndata_file import AnnDataFile
 from plugins.data.screen_table import UNKNOWN, ScreenTable, build_units, some, without_few
+from plugins.shared.condition import Labels, Members
 
 CONDITION = ("condition", "perturbation", "perturbation_name", "perturbations", "target_gene", "gene", "treatment")
 """columns of `obs` that are looked for where none is named, the first that is there"""

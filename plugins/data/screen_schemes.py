@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from core.condition import Members, names_of
 from core.errors import UserError
 from core.names import near
+from plugins.shared.condition import Members, names_of
 
 Drawn: TypeAlias = tuple[list[Members], list[Members], str]
 """test, valid, and a sentence"""

@@ -17,7 +17,6 @@ import attrs
 import numpy as np
 import torch
 
-from core.condition import names_of
 from core.errors import UserError
 from core.kinds.data import Batch, Card, Source, Split
 from core.params import knob, params
@@ -27,6 +26,7 @@ from plugins.data.screen_cut import SPLITS, Division, ScreenCut, divide
 from plugins.data.screen_prepare import ScreenPrepare, choose_genes, decide, prepared, statistics, survey
 from plugins.data.screen_split import document, read_split
 from plugins.data.screen_table import ScreenTable, Unit, facts_of, some
+from plugins.shared.condition import names_of
 
 
 @final

@@ -13,7 +13,6 @@ from typing import Any, final
 import attrs
 import numpy as np
 
-from core.condition import CONTROL, WITHIN, Labels, Members, known, spell
 from core.errors import UserError
 from core.names import near
 from core.train.streams import stream_seed
@@ -23,6 +22,7 @@ from plugins.data.screen_asked import Request
 from plugins.data.screen_prepare import ScreenScale, check_scale, survey
 from plugins.data.screen_read import CONDITION, ScreenKeys, Told, levels_of, read_obs, table_of
 from plugins.data.screen_table import UNKNOWN, ScreenTable, some
+from plugins.shared.condition import CONTROL, WITHIN, Labels, Members, known, spell
 
 MOST_VALUES = 2**31
 """of cells to make times genes: 8 GiB"""

@@ -15,9 +15,9 @@ from typing import final
 import attrs
 import numpy as np
 
-from core.condition import CONTROL, WITHIN, Members, names_of, spell
 from core.errors import UserError
 from plugins.data.cells import BLOCK, Block, Rows, dense, ordered
+from plugins.shared.condition import CONTROL, WITHIN, Members, names_of, spell
 
 UNKNOWN = "unknown"
 """the level of a covariate where the input tells none"""

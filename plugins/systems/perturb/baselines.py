@@ -14,8 +14,8 @@ from typing import final
 import attrs
 import numpy as np
 
-from core.condition import apart
 from core.errors import UserError
+from plugins.shared.condition import apart
 from plugins.systems.perturb.shifted import shifted
 
 TRIVIAL = ("control mean", "control resample", "perturbed mean", "perturbed mean by condition")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, final
 import attrs
 import numpy as np
 
-from core.condition import CONTROL
 from core.errors import UserError
 from core.kinds.comparison import Truth
 from core.kinds.metric import GroupMetric, key
+from plugins.shared.condition import CONTROL
 from plugins.systems.perturb.baselines import Train
 from plugins.systems.perturb.files import Keys, check_control, common_genes, read_pair
 from plugins.systems.perturb.judge import Judged

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, final
 import attrs
 import numpy as np
 
-from core.condition import apart
 from core.kinds import Evaluation, Score, Source
 from core.kinds.comparison import Truth
 from core.score import MODEL
 from core.train.streams import Streams
+from plugins.shared.condition import apart
 from plugins.systems.perturb.baselines import Baseline, Train, fit
 from plugins.systems.perturb.cells import Cells
 from plugins.systems.perturb.judge import Judged

@@ -11,10 +11,10 @@ import attrs
 import numpy as np
 import scipy.sparse as sp
 
-from core.condition import ALIASES, CONTROL, Labels, spell
 from core.errors import UserError
 from core.hdf5 import probe
 from core.names import near
+from plugins.shared.condition import ALIASES, CONTROL, Labels, spell
 
 COLUMNS = (
     "condition", "perturbation", "perturbation_name", "perturbations", "target", "target_gene", "gene", "treatment",

@@ -203,17 +203,6 @@ class _Stage:
         return {m: found[m] for m in wanted}
 
 
-def calls(system: Perturb) -> int | None:
-    """Evaluations of the field for one cell, each of which is two calls of the network where it is guided.
-
-    None: the solver chooses its steps as it goes; `Responder.spent` counts them.
-    """
-    stages = system.time.stages(system.streams)
-    each = [system.solver.calls(system.latent_steps if stage == (LATENT,) else system.sampling) for stage in stages]
-    announced = [count for count in each if count is not None]
-    return sum(announced) if len(announced) == len(each) else None
-
-
 def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | None:
     """Thresholds (G,) of zeros from generated training cells; None where the output is to stay as it is."""
     if system.zeros == "none" or not model.probes:
