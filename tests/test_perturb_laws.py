@@ -30,8 +30,8 @@ from plugins.solvers.euler import Euler
 from plugins.solvers.heun import Heun
 from plugins.solvers.rk4 import Rk4
 from plugins.systems.perturb import evaluation, generate
-from plugins.systems.perturb.cells import Cells
-from plugins.systems.perturb.network import PROBES, Responder
+from plugins.systems.perturb.cells import GIVEN, Cells, Given
+from plugins.systems.perturb.network import PROBE, Responder
 from plugins.systems.perturb.system import Perturb
 
 PATHS: list[FlowPath] = [CondOt(), Cosine(), Cosine(exponent=2.0)]
@@ -241,8 +241,8 @@ def test_a_loss_is_a_mean_over_the_cells_that_count(monkeypatch: pytest.MonkeyPa
     losses, active = losses_of(made, batch), drawn_of(made, batch)
     cells = Cells.of(batch)
     gene_K = torch.arange(cells.expression.shape[1])
-    latents = made.model.latents(cells.expression, gene_K)
-    true = {"expression": made.model.centred(cells.expression)[..., None], "latent": latents.z_NKD}
+    latents = made.model.latents(cells.expression, cells.level, gene_K)
+    true = {"expression": made.model.centred(cells.expression, cells.level)[..., None], "latent": latents.z_NKD}
     asked = {"expression": torch.ones_like(latents.covered_NK), "latent": latents.covered_NK}
     for m, x1 in true.items():
         x_t, t_B = kept["fields"][m], kept["times"][m]
@@ -274,7 +274,9 @@ def test_latents_are_of_whole_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     inner = Responder.latents
     monkeypatch.setattr(
-        Responder, "latents", lambda self, cells, genes: seen.extend([cells, genes]) or inner(self, cells, genes)
+        Responder,
+        "latents",
+        lambda self, cells, level, genes: seen.extend([cells, genes]) or inner(self, cells, level, genes),
     )
     monkeypatch.setattr(made.model, "training", True)
     losses_of(made, batch)
@@ -288,8 +290,9 @@ def test_poisson_noise_is_about_the_control_cell() -> None:
     """Noise of counts has the control cell's rate in every gene: neither nothing nor another cell's."""
     made = trained("--noise=poisson")
     control_MG = torch.log1p(torch.tensor([[0.0, 2.0, 30.0] * 4]).repeat(4000, 1))
-    noise = generate.noise_like(made.system, made.model, control_MG, rng())
-    counts = torch.expm1(made.model.restored(noise))
+    given = Given(control=control_MG, level=control_MG / 2, perturbation=torch.zeros(4000, 2, dtype=torch.long))
+    noise = generate.noise_like(made.system, made.model, given, rng())
+    counts = torch.expm1(made.model.restored(noise, given.level))
     torch.testing.assert_close(counts.mean(0), torch.expm1(control_MG[0]), rtol=0.03, atol=1e-4)
     torch.testing.assert_close(counts.var(0), torch.expm1(control_MG[0]), rtol=0.1, atol=1e-4)
 
@@ -297,15 +300,18 @@ def test_poisson_noise_is_about_the_control_cell() -> None:
 def test_gaussian_noise_is_standard() -> None:
     """Both streams start from unit normal numbers, in which the data have about unit deviation too."""
     made = trained()
-    control = torch.zeros(4000, 12)
-    noise = generate.noise_like(made.system, made.model, control, rng())
+    none = torch.zeros(4000, 12)
+    given = Given(control=none, level=none, perturbation=torch.zeros(4000, 2, dtype=torch.long))
+    noise = generate.noise_like(made.system, made.model, given, rng())
     torch.testing.assert_close(noise.mean(0), torch.zeros(12), rtol=0, atol=4 / 4000**0.5)
     torch.testing.assert_close(noise.std(0), torch.ones(12), rtol=0, atol=4 / 8000**0.5)
-    cells = torch.cat([Cells.of(u).expression for u in made.source.split("train", Streams(0)).units()])
-    assert made.model.centred(cells).std().item() == pytest.approx(1.0, abs=0.01)
-    assert made.model.centred(cells).mean().item() == pytest.approx(0.0, abs=0.01)
-    torch.testing.assert_close(made.model.restored(made.model.centred(cells)), cells, rtol=1e-5, atol=1e-5)
-    latents = made.model.latents(cells, torch.arange(12))
+    units = [Cells.of(u) for u in made.source.split("train", Streams(0)).units()]
+    cells, level = (torch.cat([getattr(one, name) for one in units]) for name in ("expression", "level"))
+    flow = made.model.centred(cells, level)
+    assert flow.std().item() == pytest.approx(1.0, abs=0.01)
+    torch.testing.assert_close(flow[: len(units[0].real)].mean(0), torch.zeros(12), rtol=0, atol=1e-5)
+    torch.testing.assert_close(made.model.restored(flow, level), cells, rtol=1e-5, atol=1e-5)
+    latents = made.model.latents(cells, level, torch.arange(12))
     z = latents.z_NKD[latents.covered_NK]
     torch.testing.assert_close(z.std(0, correction=0), torch.ones(2), rtol=0, atol=1e-3)
 
@@ -320,13 +326,13 @@ def test_the_first_stage_sees_what_training_showed(monkeypatch: pytest.MonkeyPat
     cells = unit_of(made)
     make(made, cells, seed=5)
     source = rng(5)
-    noise = generate.noise_like(made.system, made.model, cells.control, source)
+    noise = generate.noise_like(made.system, made.model, cells, source)
     z = torch.randn(*noise.shape, made.model.width, generator=source)
     fields, times, _ = seen[0]
     assert torch.equal(fields["expression"][..., 0], noise)
     assert torch.equal(fields["latent"], z)
     assert all((t_B == 0).all() for t_B in times.values())
-    assert torch.equal(fields["control"][..., 0], made.model.centred(cells.control))
+    assert torch.equal(fields["control"][..., 0], made.model.centred(cells.control, cells.level))
 
 
 @pytest.mark.parametrize("words", [(), ("--time=independent",), ("--time=aligned", "--path=cosine")], ids=str)
@@ -334,7 +340,7 @@ def test_latents_that_are_given(words: tuple[str, ...], monkeypatch: pytest.Monk
     """True latents stand in for the first stage: they are clean and stand still, and the noise is the same."""
     made = trained(*words)
     cells = unit_of(made)
-    true = made.model.latents(cells.expression, torch.arange(12)).z_NKD
+    true = made.model.latents(cells.expression, cells.level, torch.arange(12)).z_NKD
     make(made, cells, seed=3, latent=true)
     seen = recorded(made, monkeypatch)
     taught = make(made, cells, seed=3, latent=true)
@@ -387,24 +393,21 @@ def test_order_of_genes_and_cells_in_both_stages(backbone: str) -> None:
     count = len(cells.control)
     x, z = randn(0, count, 12, dtype=torch.float32), randn(1, count, 12, 2, dtype=torch.float32)
     codes = torch.stack([torch.tensor([1, 0]), torch.tensor([1, 2]), torch.tensor([0, 0])])
-    given = cells.control, codes[torch.arange(count) % 3]
+    given = Given(control=cells.control, level=cells.level, perturbation=codes[torch.arange(count) % 3])
+    whole = torch.arange(count)
 
-    def solved(model: Responder, state: dict[str, torch.Tensor], *told: torch.Tensor) -> torch.Tensor:
-        return generate._solve(made.system, model, state, *told, taught=False)
+    def solved(model: Responder, cells_x: torch.Tensor, cells_z: torch.Tensor, told: Given) -> torch.Tensor:
+        return generate._solve(made.system, model, {"expression": cells_x, "latent": cells_z}, told, taught=False)
 
     with made.evaluating(), torch.no_grad():
-        plain = solved(made.model, {"expression": x, "latent": z}, *given)
-        turned = solved(
-            relabelled(made, order), {"expression": x[:, order], "latent": z[:, order]}, given[0][:, order], given[1]
-        )
+        plain = solved(made.model, x, z, given)
+        other = attrs.evolve(given, control=given.control[:, order], level=given.level[:, order])
+        turned = solved(relabelled(made, order), x[:, order], z[:, order], other)
         torch.testing.assert_close(turned, plain[:, order], rtol=5e-6, atol=5e-6)
         rows = torch.randperm(count, generator=rng(2))
-        moved = solved(made.model, {"expression": x[rows], "latent": z[rows]}, *(one[rows] for one in given))
+        moved = solved(made.model, x[rows], z[rows], given.at(rows, x.device))
         torch.testing.assert_close(moved, plain[rows], rtol=5e-6, atol=5e-6)
-        alone = [
-            solved(made.model, {"expression": x[i::3], "latent": z[i::3]}, *(one[i::3] for one in given))
-            for i in range(3)
-        ]
+        alone = [solved(made.model, x[i::3], z[i::3], given.at(whole[i::3], x.device)) for i in range(3)]
         for i, part in enumerate(alone):
             torch.testing.assert_close(part, plain[i::3], rtol=5e-6, atol=5e-6)
 
@@ -451,7 +454,7 @@ def test_the_last_step_leaves_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(made.model.network, "forward", oracle)
         for solver in SOLVERS:
             ended = make(made, cells, solver=solver, sampling=3)
-            wanted = made.model.restored(want["expression"]).numpy()
+            wanted = made.model.restored(want["expression"], cells.level).numpy()
             np.testing.assert_allclose(ended, wanted, rtol=2e-3, atol=2e-3, err_msg=f"{words} {solver}")
         monkeypatch.undo()
 
@@ -489,10 +492,11 @@ def test_as_many_cells_are_predicted_as_are_real(monkeypatch: pytest.MonkeyPatch
 def test_zeros_of_generated_training_cells() -> None:
     """Cells generated for the probes have each gene's true share of zeros, to within one cell; the rest is kept."""
     made = trained()
-    true, control, codes = (made.model.probes[name] for name in PROBES)
+    true = made.model.probes[PROBE + "expression"]
+    given = Given(**{name: torch.from_numpy(made.model.probes[PROBE + name]) for name in GIVEN})
     seed = int(Streams(0).generator("zeros").initial_seed())
     with made.evaluating():
-        found = made.system.cells(made.model, control, codes, rng(seed), Streams(0))
+        found = made.system.cells(made.model, given, rng(seed), Streams(0))
     wanted, share = (true == 0).mean(0), (found["expression"] == 0).mean(0)
     # Below 0 nothing is expressed, whatever the threshold.
     floor = (found["raw"] <= 0).mean(0)
@@ -516,7 +520,7 @@ def test_a_saved_model_makes_the_same_cells(core: Callable[..., Any], tmp_path: 
     cells = unit_of(made)
     there = make(made, cells)
     with torch.no_grad():
-        here = generate.raw(resolved.system, loaded, cells.control.numpy(), cells.perturbation.numpy(), rng())
+        here = generate.raw(resolved.system, loaded, cells, rng())
     np.testing.assert_array_equal(here, there)
     weights = load(next((run / "checkpoints").glob("step-*"))).model
     assert weights.keys() == loaded.state_dict().keys()
@@ -534,6 +538,7 @@ OTHER: dict[str, list[str]] = {
     "ffn": ["--ffn=dense(ratio=2)"],
     "residual": ["--residual=layerscale"],
     "extractor": ["--extractor=random_projection"],
+    "origin": ["--origin=mean"],
     "path": ["--path=cosine"],
     "noise": ["--noise=poisson"],
     "time": ["--time=cascaded"],
@@ -579,7 +584,7 @@ def outcome(*words: str) -> tuple[float, ...]:
     said = made.step()
     cells = unit_of(made)
     with made.evaluating():
-        found = made.system.cells(made.model, cells.control.numpy(), cells.perturbation.numpy(), rng(), Streams(0))
+        found = made.system.cells(made.model, cells, rng(), Streams(0))
     return said["train/loss"], *found["expression"].flatten().tolist()
 
 

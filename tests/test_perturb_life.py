@@ -223,7 +223,7 @@ class TestEmbed:
     def test_latents_are_the_mean_over_covered_genes(
         self, home: Path, core: Callable[..., Any], tmp_path: Path
     ) -> None:
-        """The vector of `latent`, from the extractor's own state: expressed genes alone count."""
+        """The vector of `latent`, from the extractor's own state and the mean of the training cells."""
         z_ND, given = self.embedded(core, home / "model", home / "new.h5ad", tmp_path / "z.h5ad", "--layer=latent")
         from core.cli.apply import open_trained
 
@@ -231,7 +231,7 @@ class TestEmbed:
         counts = np.asarray(given.X, np.float64)
         logs = torch.from_numpy(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)).astype(np.float32))
         fitted = trained.model.fitted
-        found = fitted(logs)
+        found = fitted(logs - torch.from_numpy(trained.model.mean_G))
         slow = [(z[on] / fitted.std).mean(0) for z, on in zip(found.z_NKD, found.covered_NK, strict=True)]
         np.testing.assert_allclose(z_ND, torch.stack(slow), rtol=1e-4, atol=1e-5)
 

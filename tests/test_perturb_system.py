@@ -149,7 +149,7 @@ def test_the_extractor_is_frozen() -> None:
     """It is no part of the weights, and what it says carries no gradient."""
     made = trained()
     assert not any("fitted" in name or "extractor" in name for name in made.model.state_dict())
-    latents = made.model.latents(unit_of(made).expression, torch.arange(3))
+    latents = made.model.latents(unit_of(made).expression, unit_of(made).level, torch.arange(3))
     assert not latents.z_NKD.requires_grad
 
 

@@ -63,8 +63,11 @@ def test_controls_are_of_the_same_stratum(seed: int, epoch: int) -> None:
     split = source.split("train", Streams(seed))
     for index in range(split.batches(epoch)):
         batch = split.batch(epoch, index)
-        for unit, control_NG, real_N in zip(batch.units, batch.fields["control"].numpy(), batch.real_BN, strict=True):
+        shown = (batch.fields[name].numpy() for name in ("control", "level"))
+        for unit, control_NG, level_NG, real_N in zip(batch.units, *shown, batch.real_BN, strict=True):
             pool = {row.tobytes() for row in pools[unit.partition("|")[2]]}
+            mean_G = pools[unit.partition("|")[2]].mean(0, dtype=np.float64)
+            np.testing.assert_allclose(level_NG[real_N.numpy()], np.tile(mean_G, (int(real_N.sum()), 1)), rtol=1e-5)
             assert {row.tobytes() for row in control_NG[real_N.numpy()]} <= pool
 
 

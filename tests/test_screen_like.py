@@ -18,7 +18,7 @@ from plugins.data.screen_like import NewScreen
 from plugins.data.screen_sets import ScreenSource
 from screens import GENES, adata, read, saved, simulated
 
-MADE_FROM = frozenset({"control", "perturbation"})
+MADE_FROM = frozenset({"control", "level", "perturbation"})
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def asking(data: PerturbH5ad, *conditions: str, cells: int = 0) -> PerturbH5ad:
 def test_a_file_of_cells_asks_for_its_own_conditions(folder: Path, data: PerturbH5ad, told: Mapping) -> None:
     """As many cells of each as the file has, in every stratum where it has them; genes are matched by name."""
     items = data.like(folder / "new.h5ad", told, MADE_FROM)
-    assert items.known == {"control", "perturbation", "covariate"}
+    assert items.known == {"control", "level", "perturbation", "covariate"}
     assert items.notes == ()
     units = {unit.units[0]: unit for unit in items.units()}
     assert {name: unit.real_BN.shape[1] for name, unit in units.items()} == {"A|B": 2, "A|T": 3, "B|B": 3, "B|T": 2}
@@ -70,6 +70,8 @@ def test_a_file_of_cells_asks_for_its_own_conditions(folder: Path, data: Perturb
     logs = np.log1p(1e4 * counts / counts.sum(1, keepdims=True)).astype(np.float32)
     for name, unit in units.items():
         mine = (new.obs["condition"] == "ctrl").to_numpy() & (new.obs["kind"] == name[-1]).to_numpy()
+        for row in unit.fields["level"][0].numpy():
+            np.testing.assert_allclose(row, logs[mine].mean(0), rtol=1e-5)
         for row in unit.fields["control"][0].numpy():
             assert np.isclose(logs[mine], row, rtol=1e-5).all(axis=1).any()
         assert unit.fields["perturbation"].unique(dim=1).tolist() == [[[told["perturbations"].index(name[0]), 0]]]

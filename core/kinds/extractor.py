@@ -63,10 +63,10 @@ class Extractor(Plugin):
 
     Laws (`core.testing.extractor.ExtractorLaws`): channels have mean 0 and standard deviation `Fitted.std` over the
     covered entries of the items that were fitted on, or of a draw of at least 64 of them (a channel that does not vary
-    is 0), and are exactly 0 elsewhere; unless `dense`, an entry of value 0 is not covered; what an item gets depends on
-    that item alone, not on the order of the columns or on others beside it; chosen columns are those columns of the
-    whole; nothing is differentiated, nothing drawn and nothing changed by a call; a state that is restored gives the
-    same latents, also for columns in another order.
+    is 0), and are exactly 0 elsewhere; unless `dense`, an entry of value 0 is not covered, and who is `relative` is
+    `dense`; what an item gets depends on that item alone, not on the order of the columns or on others beside it;
+    chosen columns are those columns of the whole; nothing is differentiated, nothing drawn and nothing changed by a
+    call; a state that is restored gives the same latents, also for columns in another order.
     """
 
     KIND: ClassVar[str] = "extractor"
@@ -74,6 +74,14 @@ class Extractor(Plugin):
     @property
     def dense(self) -> bool:
         """Whether an entry of value 0 may be covered."""
+        return False
+
+    @property
+    def relative(self) -> bool:
+        """Whether values may be differences from a reference, as 0 is a value like others and none is read as a count.
+
+        Whoever asks for latents decides which they are, the same for all items.
+        """
         return False
 
     @property

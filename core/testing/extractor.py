@@ -72,6 +72,7 @@ class ExtractorLaws:
         fitted, values = self._fit(plugin, extractor, seed)
         found = _latents(fitted, np.concatenate([values, np.zeros_like(values[:1])]) if not plugin.dense else values)
         assert (found.z_NKD[~found.covered_NK] == 0).all()
+        assert plugin.dense or not plugin.relative
         if not plugin.dense:
             assert not found.covered_NK[:-1][torch.from_numpy(values == 0)].any()
             assert not found.covered_NK[-1].any()

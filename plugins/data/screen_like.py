@@ -70,12 +70,12 @@ def read_like(
         parts, known_fields = shown.own((), 0), frozenset({"expression", "covariate"})
     elif "expression" in needs:
         parts = shown.own(names, preparation["together"])
-        known_fields = frozenset({"expression", "control", "perturbation", "covariate"})
+        known_fields = frozenset({"expression", "control", "level", "perturbation", "covariate"})
     else:
         parts = shown.wanted(
             wanted if wanted is not None else shown.present(names, preparation["together"]), asked.cells
         )
-        known_fields = frozenset({"control", "perturbation", "covariate"})
+        known_fields = frozenset({"control", "level", "perturbation", "covariate"})
     return NewScreen(given=given, known=known_fields, notes=tuple(notes), shown=shown, parts=tuple(parts))
 
 
@@ -111,6 +111,7 @@ class NewScreen(Items):
             fields = {
                 "expression": blank if part.rows is None else self.shown.expression(part.rows),
                 "control": self.shown.expression(part.control),
+                "level": np.tile(self.shown.level(part), (count, 1)),
                 "perturbation": np.tile(member_P, (count, 1)),
                 "covariate": np.tile(level_C, (count, 1)),
                 "index": rows.astype(np.int64),

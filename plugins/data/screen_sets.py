@@ -106,6 +106,7 @@ class ScreenSource(Source):
     - `expression` (B, N, G) float32: log1p of normalised counts;
     - `control` (B, N, G) float32: control cells of the same stratum, drawn with replacement; in training batches anew
       each epoch, in units always the same ones;
+    - `level` (B, N, G) float32: mean of all control cells of the stratum;
     - `perturbation` (B, N, P) int64: codes into the names of `perturbations`, rising, then 0 for none;
     - `covariate` (B, N, C) int64: codes into the names of each covariate, -1 where it is unknown;
     - `index` (B, N) int64: row in the table.
@@ -151,7 +152,8 @@ class ScreenSource(Source):
         self.table = attrs.evolve(table, values=prepared(table, self._scale, self._kept_G), genes=self.genes)
         self._perturbations = table.perturbations
         self._member_UP, self._level_UC = self._codes()
-        self._controls = self._control_rows()
+        self._controls, self._stratum_U = self._control_rows()
+        self._level_LG = np.stack([self.table.mean(rows) for rows in self._controls]).astype(np.float32)
         knobs = [attrs.asdict(group) for group in (sets, prepare)]  # type: ignore[arg-type]
         identity = [content, knobs, {split: list(names) for split, names in self.division.units.items()}]
         self._card = self._describe(name, said, json.dumps(identity, sort_keys=True))
@@ -188,8 +190,9 @@ class ScreenSource(Source):
         Raises:
             ValueError: the field has no scale.
         """
-        if field not in ("expression", "control", "raw"):
-            raise ValueError(f"{field!r} has no scale to restore: the fields that have are expression, control, raw")
+        known = ("expression", "control", "level", "raw")
+        if field not in known:
+            raise ValueError(f"{field!r} has no scale to restore: the fields that have are {', '.join(known)}")
         return np.asarray(values, np.float64)
 
     def oracle(self, unit: Batch) -> dict[str, np.ndarray]:
@@ -239,7 +242,7 @@ class ScreenSource(Source):
         if not all(np.allclose(np.asarray(own[key])[order_G], preparation[key], 1e-5, 1e-7) for key in numbers):
             raise UserError("their expression differs")
         arranged = copy.copy(self)
-        arranged.genes = tuple(genes)
+        arranged.genes, arranged._level_LG = tuple(genes), self._level_LG[:, order_G]
         arranged._kept_G, arranged._statistics = self._kept_G[order_G], self._statistics.at(order_G)
         arranged.table = attrs.evolve(self.table, values=self.table.values[:, order_G], genes=arranged.genes)
         return arranged
@@ -257,13 +260,14 @@ class ScreenSource(Source):
         real_BN = np.arange(max(map(len, sets)))[None] < np.array([len(rows) for rows in sets])[:, None]
         rows_k = np.concatenate(sets)
         unit_k = self.table.unit_n[rows_k]
-        pools = [self._controls[self.table.unit_n[rows[0]]] for rows in sets]
+        pools = [self._controls[self._stratum_U[self.table.unit_n[rows[0]]]] for rows in sets]
         control_k = np.concatenate(
             [pool[rng.integers(len(pool), size=len(r))] for pool, r in zip(pools, sets, strict=True)]
         )
         values: dict[str, tuple[np.ndarray, int]] = {
             "expression": (self.expression(rows_k), 0),
             "control": (self.expression(control_k), 0),
+            "level": (self._level_LG[self._stratum_U[unit_k]], 0),
             # An embedding looks codes up on padding too, where 0 is no perturbation and -1 would be no row.
             "perturbation": (self._member_UP[unit_k], 0),
             "covariate": (self._level_UC[unit_k], -1),
@@ -289,14 +293,15 @@ class ScreenSource(Source):
             level_UC[u] = [levels[c].get(level, -1) for c, level in enumerate(unit.levels)]
         return member_UP, level_UC
 
-    def _control_rows(self) -> list[np.ndarray]:
-        """The control cells that each unit is compared with."""
+    def _control_rows(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """The control cells of each stratum, and the stratum of each unit."""
         strata: dict[tuple[str, ...], list[int]] = {}
         for code, unit in enumerate(self.table.units):
             if not unit.members:
                 strata.setdefault(self.table.stratum(unit), []).append(code)
-        pool = {stratum: np.flatnonzero(np.isin(self.table.unit_n, codes)) for stratum, codes in strata.items()}
-        return [pool[self.table.stratum(unit)] for unit in self.table.units]
+        place = {stratum: number for number, stratum in enumerate(strata)}
+        pools = [np.flatnonzero(np.isin(self.table.unit_n, codes)) for codes in strata.values()]
+        return pools, np.array([place[self.table.stratum(unit)] for unit in self.table.units])
 
     def _leaks(self) -> list[str]:
         """What was learned from which cells, and what a model may know of those it is judged on."""

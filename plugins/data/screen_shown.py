@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.names import near
 from core.train.streams import stream_seed
 from plugins.data.anndata_file import AnnDataFile
-from plugins.data.cells import dense
+from plugins.data.cells import BLOCK, dense
 from plugins.data.screen_asked import Request
 from plugins.data.screen_prepare import ScreenScale, check_scale, survey
 from plugins.data.screen_read import CONDITION, ScreenKeys, Told, levels_of, read_obs, table_of
@@ -100,6 +100,13 @@ class Shown:
         out_kG = np.tile(np.asarray(self._told["mean"], np.float32), (len(rows), 1))
         out_kG[:, self._shared_G] = dense(self._scale.apply(self.table.rows(rows)))[:, self._column]
         return out_kG
+
+    def level(self, part: Part) -> np.ndarray:
+        """The mean of a unit's control cells in model units, float32 (G,)."""
+        pool = self.pool(part)
+        step = max(1, BLOCK // len(self.genes))
+        blocks = (self.expression(pool[i : i + step]) for i in range(0, len(pool), step))
+        return (sum(block.sum(0, dtype=np.float64) for block in blocks) / len(pool)).astype(np.float32)
 
     def codes(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
         """Codes of a unit's perturbations (P,) and covariates (C,)."""

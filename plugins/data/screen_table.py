@@ -96,6 +96,13 @@ class ScreenTable:
         for start in range(0, len(index_k), size):
             yield self.rows(index_k[start : start + size])
 
+    def mean(self, index_k: np.ndarray) -> np.ndarray:
+        """The mean of some rows, float64 (G,)."""
+        total_G = np.zeros(len(self.genes))
+        for block in self.blocks(index_k):
+            total_G += np.asarray(block.sum(0, dtype=np.float64)).ravel()
+        return total_G / max(1, len(index_k))
+
     def counts(self) -> dict[str, int]:
         """Cells of each unit."""
         size_U = np.bincount(self.unit_n, minlength=len(self.units))

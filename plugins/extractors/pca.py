@@ -47,6 +47,10 @@ class Pca(Extractor):
         return self.covers == "all"
 
     @property
+    def relative(self) -> bool:
+        return self.dense
+
+    @property
     def width(self) -> int:
         return self.k
 

@@ -37,6 +37,10 @@ class RandomProjection(Extractor):
         return self.covers == "all"
 
     @property
+    def relative(self) -> bool:
+        return self.dense
+
+    @property
     def width(self) -> int:
         return self.k
 

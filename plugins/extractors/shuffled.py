@@ -37,6 +37,10 @@ class Shuffled(Extractor):
         return True
 
     @property
+    def relative(self) -> bool:
+        return self.of.relative
+
+    @property
     def width(self) -> int:
         return self.of.width
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from core.kinds.kernel import Kernel, Request
 from core.kinds.mask import Clusters, Mask
 from core.params import params
+from plugins.kernels._clustered import Clustered
 from plugins.kernels.reference import without_padding
 
 
@@ -84,10 +85,11 @@ def _by_clusters(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, clusters: Clust
     visible_BnqU = clusters.visible_BnqU
     if real_BS is not None:
         visible_BnqU = visible_BnqU & real_BS.flatten()[source_BnU][:, :, None]
-    q_NHqK = _read(q_BHQK, clusters.query_Bnq + queries * set_B11)
-    k_NHUK, v_NHUV = (_read(t, source_BnU) for t in (k_BHSK, v_BHSV))
-    out_NHqV = F.scaled_dot_product_attention(q_NHqK, k_NHUK, v_NHUV, attn_mask=visible_BnqU.flatten(0, 1)[:, None])
-    rows_BmHV = out_NHqV.transpose(1, 2).flatten(0, 1).unflatten(0, (batch, -1))
+    tokens = (t.transpose(1, 2).flatten(0, 1) for t in (q_BHQK, k_BHSK, v_BHSV))
+    query_Bnq = clusters.query_Bnq + queries * set_B11
+    lists = (t.flatten(0, 1) for t in (query_Bnq, source_BnU, visible_BnqU))
+    out_NqHV: Tensor = Clustered.apply(*tokens, *lists)
+    rows_BmHV = out_NqHV.flatten(0, 1).unflatten(0, (batch, -1))
     place_BQ11 = clusters.place_BQ[..., None, None].expand(-1, -1, *rows_BmHV.shape[2:])
     return rows_BmHV.gather(1, place_BQ11).transpose(1, 2)
 

@@ -11,17 +11,35 @@ from torch import Tensor
 from core.kinds import Batch
 
 
+@attrs.frozen(kw_only=True)
+class Given:
+    """What responses are made from, one row a cell."""
+
+    control: Tensor
+    """(M, G) a control cell of the same stratum"""
+    level: Tensor
+    """(M, G) the mean of that stratum's control cells"""
+    perturbation: Tensor
+    """(M, P) int64, 0 for none"""
+
+    def __len__(self) -> int:
+        return len(self.control)
+
+    def at(self, rows: Tensor, device: torch.device) -> Given:
+        """Some rows, where a network is."""
+        return Given(**{name: getattr(self, name)[rows].to(device) for name in GIVEN})
+
+
+GIVEN = tuple(field.name for field in attrs.fields(Given))
+
+
 @final
 @attrs.frozen(kw_only=True)
-class Cells:
+class Cells(Given):
     """Rows of a batch, each cell by itself; rows that are padding hold zeros."""
 
     expression: Tensor
     """(M, G)"""
-    control: Tensor
-    """(M, G) a control cell of the same covariates"""
-    perturbation: Tensor
-    """(M, P) int64, 0 for none"""
     real: Tensor
     """(M,) bool"""
     group: Tensor
@@ -33,7 +51,7 @@ class Cells:
         real_BN = batch.real_BN
         shown = {
             name: torch.where(real_BN[..., None], batch.fields[name], 0).flatten(0, 1)
-            for name in ("expression", "control", "perturbation")
+            for name in ("expression", *GIVEN)
         }
         group_BN = torch.arange(len(real_BN), device=real_BN.device)[:, None].expand(real_BN.shape)
         return cls(**shown, real=real_BN.flatten(), group=group_BN.flatten())

@@ -10,7 +10,7 @@ import torch
 
 from core.errors import UserError
 from core.kinds import Batch
-from plugins.systems.perturb.cells import Cells
+from plugins.systems.perturb.cells import GIVEN, Cells, Given
 from plugins.systems.perturb.generate import EXPRESSION, LATENT
 from plugins.systems.perturb.network import Responder
 
@@ -22,7 +22,7 @@ LAST = "last"
 
 def layers_of(system: Perturb) -> Mapping[str, tuple[str, ...]]:
     """`last`: after all layers of the network, with the cell's control and perturbations; `latent`: the extractor's."""
-    found: dict[str, tuple[str, ...]] = {LAST: (EXPRESSION, "control", "perturbation")}
+    found: dict[str, tuple[str, ...]] = {LAST: (EXPRESSION, *GIVEN)}
     return found if system.extractor is None else found | {LATENT: (EXPRESSION,)}
 
 
@@ -32,40 +32,39 @@ def embed(system: Perturb, model: Responder, unit: Batch, layer: str, patch: int
 
     Genes are the tokens of a cell, so a cell's vector is a mean over them: of `last` over all genes, with every stream
     shown clean at time 1; of `latent` over the genes that the extractor covers, in units of the extractor's deviation,
-    0 where it covers none.
+    0 where it covers none, and of the cell alone: a cell is measured from the mean of the training cells there, not
+    from controls, which need not be there.
     """
     cells = Cells.of(unit)
     device = next(model.parameters()).device
     make = _latent if layer == LATENT else _last
     found = []
     for rows in torch.arange(len(cells.real)).split(min(patch, system.cells_per_call or patch)):
-        given = tuple(x[rows].to(device) for x in (cells.expression, cells.control, cells.perturbation))
-        found.append(make(system, model, *given).float().cpu().numpy())
+        found.append(
+            make(system, model, cells.expression[rows].to(device), cells.at(rows, device)).float().cpu().numpy()
+        )
     return np.concatenate(found)
 
 
-def _latent(
-    system: Perturb, model: Responder, cell_MG: torch.Tensor, control_MG: torch.Tensor, code_MP: torch.Tensor
-) -> torch.Tensor:
-    found = model.latents(cell_MG, torch.arange(model.count, device=cell_MG.device))
+def _latent(system: Perturb, model: Responder, cell_MG: torch.Tensor, given: Given) -> torch.Tensor:
+    mean_MG = torch.from_numpy(model.mean_G).to(cell_MG).expand_as(cell_MG)
+    found = model.latents(cell_MG, mean_MG, torch.arange(model.count, device=cell_MG.device))
     return found.z_NKD.sum(1) / found.covered_NK.sum(1, keepdim=True).clamp(min=1)
 
 
-def _last(
-    system: Perturb, model: Responder, cell_MG: torch.Tensor, control_MG: torch.Tensor, code_MP: torch.Tensor
-) -> torch.Tensor:
+def _last(system: Perturb, model: Responder, cell_MG: torch.Tensor, given: Given) -> torch.Tensor:
     cells, genes = cell_MG.shape
     device = cell_MG.device
     gene_G = torch.arange(genes, device=device)
     fields = {
-        EXPRESSION: model.centred(cell_MG)[..., None],
-        "control": model.centred(control_MG)[..., None],
+        EXPRESSION: model.centred(cell_MG, given.level)[..., None],
+        "control": model.centred(given.control, given.level)[..., None],
         "gene": gene_G.expand(cells, genes),
-        "perturbation": code_MP,
+        "perturbation": given.perturbation,
         "told": torch.ones(cells, dtype=torch.bool, device=device),
     }
     if LATENT in system.streams:
-        fields[LATENT] = model.latents(cell_MG, gene_G).z_NKD
+        fields[LATENT] = model.latents(cell_MG, given.level, gene_G).z_NKD
     times = {stream: torch.ones(cells, device=device) for stream in system.streams}
     kept: list[torch.Tensor] = []
 

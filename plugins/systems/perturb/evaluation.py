@@ -14,7 +14,7 @@ from core.score import MODEL
 from core.train.streams import Streams
 from plugins.shared.condition import apart
 from plugins.systems.perturb.baselines import Baseline, Train, fit
-from plugins.systems.perturb.cells import Cells
+from plugins.systems.perturb.cells import Cells, Given
 from plugins.systems.perturb.judge import Judged
 from plugins.systems.perturb.network import Responder, Spent
 from plugins.systems.perturb.standing import stand
@@ -39,8 +39,7 @@ class Unit:
     name: str
     stratum: str
     expression: np.ndarray
-    control: np.ndarray
-    perturbation: np.ndarray
+    given: Given
 
 
 def evaluated(system: Perturb, model: Responder, source: Source, split: str, streams: Streams) -> Evaluation:
@@ -59,9 +58,7 @@ def evaluated(system: Perturb, model: Responder, source: Source, split: str, str
     for number, (stratum, wanted) in enumerate(sorted(strata.items())):
         rng = np.random.default_rng(streams.generator("eval", number).initial_seed())
         made = {
-            one.name: system.cells(
-                model, one.control, one.perturbation, streams.generator(f"eval:{one.name}"), streams
-            )["expression"]
+            one.name: system.cells(model, one.given, streams.generator(f"eval:{one.name}"), streams)["expression"]
             for one in wanted
         }
         truth = Truth(
@@ -93,8 +90,7 @@ def units(source: Source, split: str, streams: Streams) -> Iterator[Unit]:
             name=unit.units[0],
             stratum=apart(unit.units[0])[1],
             expression=cells.expression.numpy(),
-            control=cells.control.numpy(),
-            perturbation=cells.perturbation.numpy(),
+            given=cells,
         )
 
 

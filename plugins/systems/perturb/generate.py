@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from core.kinds import FlowPath, Tree
-from plugins.systems.perturb.network import PROBES, Responder
+from plugins.systems.perturb.cells import GIVEN, Given
+from plugins.systems.perturb.network import PROBE, Responder
 from plugins.systems.perturb.zeros import thresholds
 
 if TYPE_CHECKING:
@@ -26,15 +27,16 @@ TOKENS = 128_000
 """genes of all cells of a call where nobody says how many cells it has"""
 
 
-def noise_like(system: Perturb, model: Responder, control_MG: Tensor, generator: torch.Generator) -> Tensor:
+def noise_like(system: Perturb, model: Responder, given: Given, generator: torch.Generator) -> Tensor:
     """Where expression starts, (M, G) in units of the flow: standard normal, or counts drawn about the control cell's.
 
     `poisson` is log(1 + n) of n ~ Poisson(expm1(control)), whole cells that have not responded.
     """
+    control_MG = given.control
     if system.noise == "gaussian" or control_MG.is_meta:
         return torch.randn(control_MG.shape, generator=generator).to(control_MG.device)
     rate = torch.expm1(control_MG.detach().cpu().double()).clamp(min=0.0)
-    return model.centred(torch.log1p(torch.poisson(rate, generator=generator)).to(control_MG))
+    return model.centred(torch.log1p(torch.poisson(rate, generator=generator)).to(control_MG), given.level)
 
 
 def velocity_of(path: FlowPath, noisy: Tensor, t_B: Tensor, raw: Tensor) -> Tensor:
@@ -87,8 +89,7 @@ class Clocked(FlowPath):
 def raw(
     system: Perturb,
     model: Responder,
-    control_MG: np.ndarray,
-    perturbation_MP: np.ndarray,
+    given: Given,
     generator: torch.Generator,
     latent_MGD: Tensor | None = None,
 ) -> np.ndarray:
@@ -97,8 +98,7 @@ def raw(
     Args:
         system: what is sampled by what.
         model: in evaluation mode.
-        control_MG: control cells.
-        perturbation_MP: codes, 0 for none.
+        given: control cells, their levels, and perturbations.
         generator: source of the noise; that of expression is the same with latents that are given.
         latent_MGD: latents that are given, as `Responder.latents` finds them in cells, in place of generated ones: what
             the second stage makes of true latents tells its errors from those of the first.
@@ -106,9 +106,8 @@ def raw(
     Raises:
         ValueError: latents of another shape, or for a model that has none.
     """
-    cells, genes = control_MG.shape
-    control = torch.from_numpy(np.ascontiguousarray(control_MG, np.float32))
-    start: Tree = {EXPRESSION: noise_like(system, model, control, generator)}
+    cells, genes = given.control.shape
+    start: Tree = {EXPRESSION: noise_like(system, model, given, generator)}
     if latent_MGD is not None:
         wanted = (cells, genes, model.width) if LATENT in system.streams else None
         if latent_MGD.shape != wanted:
@@ -116,31 +115,27 @@ def raw(
         start[LATENT] = latent_MGD
     elif LATENT in system.streams:
         start[LATENT] = torch.randn(cells, genes, model.width, generator=generator)
-    perturbation = torch.from_numpy(np.ascontiguousarray(perturbation_MP, np.int64))
     device = next(model.parameters()).device
     parts = []
     for rows in torch.arange(cells).split(system.cells_per_call or max(1, TOKENS // genes)):
-        given = {m: x[rows].to(device) for m, x in start.items()}
-        told = control[rows].to(device), perturbation[rows].to(device)
-        parts.append(_solve(system, model, given, *told, taught=latent_MGD is not None).cpu())
-    return model.restored(torch.cat(parts)).numpy() if parts else np.zeros((0, genes), np.float32)
+        state = {m: x[rows].to(device) for m, x in start.items()}
+        parts.append(_solve(system, model, state, given.at(rows, device), taught=latent_MGD is not None).cpu())
+    return model.restored(torch.cat(parts), given.level).numpy() if parts else np.zeros((0, genes), np.float32)
 
 
-def _solve(
-    system: Perturb, model: Responder, state: Tree, control_MG: Tensor, perturbation_MP: Tensor, *, taught: bool
-) -> Tensor:
+def _solve(system: Perturb, model: Responder, state: Tree, given: Given, *, taught: bool) -> Tensor:
     """Expression (M, G) at the end of all stages; where latents are `taught` they are data from the start.
 
     The stages are pieces of one differential equation in both streams: what does not move stands still as what it is,
     noise before its stage and data after it (Baade et al. 2026, arXiv:2602.11401).
     """
     streams = tuple(m for m in (EXPRESSION, LATENT) if m in state)
-    cells, genes = control_MG.shape
-    device = control_MG.device
+    cells, genes = given.control.shape
+    device = given.control.device
     fields = {
-        "control": model.centred(control_MG)[..., None],
+        "control": model.centred(given.control, given.level)[..., None],
         "gene": torch.arange(genes, device=device).expand(cells, genes),
-        "perturbation": perturbation_MP,
+        "perturbation": given.perturbation,
         "told": torch.ones(cells, dtype=torch.bool, device=device),
     }
     model.spent.cells += cells
@@ -209,8 +204,7 @@ def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | Non
         return None
     how = (seed, system)
     if how not in model.thresholds:
-        true_MG, control_MG, perturbation_MP = (model.probes[name] for name in PROBES)
-        generator = torch.Generator().manual_seed(seed)
-        made_MG = raw(system, model, control_MG, perturbation_MP, generator)
-        model.thresholds[how] = thresholds(made_MG, true_MG)
+        given = Given(**{name: torch.from_numpy(model.probes[PROBE + name]) for name in GIVEN})
+        made_MG = raw(system, model, given, torch.Generator().manual_seed(seed))
+        model.thresholds[how] = thresholds(made_MG, model.probes[PROBE + EXPRESSION])
     return model.thresholds[how]

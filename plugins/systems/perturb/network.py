@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, Literal, final
 
 import attrs
 import numpy as np
@@ -14,14 +14,19 @@ from torch import Tensor, nn
 from core.errors import UserError
 from core.kinds import Aux, Tree
 from core.kinds.extractor import Extractor, Fitted, Latents
+from plugins.systems.perturb.cells import GIVEN
 
+Origin = Literal["controls", "mean"]
+"""what expression is measured from: control cells of a cell's own stratum, or all training cells"""
+CONTROLS: Origin = "controls"
 LATENT = "latent/"
 """before the names of an extractor's arrays"""
 NEIGHBOURS = "neighbours"
 GENES = "perturbed_genes"
 MEAN, SPREAD = "mean", "spread"
-PROBES = ("probe_expression", "probe_control", "probe_perturbation")
-"""training cells from which zeros are calibrated: what they are, their controls and perturbations"""
+PROBE = "probe_"
+"""before the names of fields of training cells from which zeros are calibrated"""
+PROBED = ("expression", *GIVEN)
 
 
 OPTIONS = ("streams", "kept", "still")
@@ -49,10 +54,12 @@ class Responder(nn.Module):
     Nothing that was fitted is a parameter, and none of it is among the weights: a run keeps it beside them.
     """
 
-    def __init__(self, network: nn.Module, genes: int, width: int) -> None:
+    def __init__(self, network: nn.Module, genes: int, width: int, origin: Origin) -> None:
         super().__init__()
-        self.network, self.count, self.width = network, genes, width
+        self.network, self.count, self.width, self.origin = network, genes, width, origin
         self.fitted: Fitted | None = None
+        self.deviations = False
+        """whether the extractor is shown deviations from the origin"""
         self.mean_G: np.ndarray | None = None
         """of training expression"""
         self.spread = 1.0
@@ -82,26 +89,30 @@ class Responder(nn.Module):
             self.thresholds.clear()
         return super().train(mode)
 
-    def centred(self, cells_MG: Tensor) -> Tensor:
-        """Expression in the units of the flow: about the mean of each gene, in units of the spread of all."""
-        if self.mean_G is None:
-            return cells_MG
-        return (cells_MG - torch.from_numpy(self.mean_G).to(cells_MG)) / self.spread
+    def centred(self, cells_MG: Tensor, level_MG: Tensor) -> Tensor:
+        """Expression in units of the flow: about its origin, in units of the spread of all training cells."""
+        return (cells_MG - self._origin(level_MG)) / self.spread
 
-    def restored(self, flow_MG: Tensor) -> Tensor:
+    def restored(self, flow_MG: Tensor, level_MG: Tensor) -> Tensor:
         """Expression in its own units again."""
-        if self.mean_G is None:
-            return flow_MG
-        return flow_MG * self.spread + torch.from_numpy(self.mean_G).to(flow_MG)
+        return flow_MG * self.spread + self._origin(level_MG)
 
-    def latents(self, cells_MG: Tensor, gene_K: Tensor) -> Latents:
-        """Frozen latents of whole cells at chosen genes, of unit deviation; blanks  on the meta device."""
+    def _origin(self, level_MG: Tensor) -> Tensor:
+        if self.origin == CONTROLS or self.mean_G is None:
+            return level_MG
+        return torch.from_numpy(self.mean_G).to(level_MG).expand_as(level_MG)
+
+    def latents(self, cells_MG: Tensor, level_MG: Tensor, gene_K: Tensor) -> Latents:
+        """Frozen latents of whole cells at chosen genes, of unit deviation; blanks on the meta device.
+
+        A `relative` extractor is shown how cells differ from their origin.
+        """
         if cells_MG.is_meta:
             shape = (len(cells_MG), len(gene_K))
             return Latents(cells_MG.new_zeros(*shape, self.width), cells_MG.new_ones(shape, dtype=torch.bool))
         if self.fitted is None:
             raise RuntimeError("the extractor was not fitted; `System.recall` gives a model what `System.fit` found")
-        found = self.fitted(cells_MG, gene_K)
+        found = self.fitted(cells_MG - self._origin(level_MG) if self.deviations else cells_MG, gene_K)
         return Latents(found.z_NKD / self.fitted.std, found.covered_NK)
 
     def recall(self, fitted: Mapping[str, np.ndarray], extractor: Extractor | None) -> None:
@@ -115,10 +126,10 @@ class Responder(nn.Module):
         if fitted[MEAN].shape != (self.count,):
             raise UserError(f"what was fitted is of {fitted[MEAN].size} genes, and the model has {self.count}")
         self.mean_G, self.spread = fitted[MEAN].astype(np.float32), float(fitted[SPREAD][0])
-        self.probes = {name: fitted[name] for name in PROBES}
+        self.probes = {name: fitted[name] for name in map(PROBE.__add__, PROBED)}
         if extractor is not None:
             kept = {name.removeprefix(LATENT): v for name, v in fitted.items() if name.startswith(LATENT)}
-            self.fitted = extractor.restore(kept)
+            self.fitted, self.deviations = extractor.restore(kept), extractor.relative
         reading = getattr(getattr(self.network, "genes", None), "reading", None)
         if reading is not None:
             room = reading.neighbours_VK.shape[1] - 1

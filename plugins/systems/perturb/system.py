@@ -47,13 +47,13 @@ from core.params import knob, params, slot
 from core.train.streams import Streams
 from plugins.systems.perturb import generate
 from plugins.systems.perturb.baselines import TRIVIAL
-from plugins.systems.perturb.cells import Cells
+from plugins.systems.perturb.cells import GIVEN, Cells, Given
 from plugins.systems.perturb.checks import check
 from plugins.systems.perturb.embed import embed, layers_of
 from plugins.systems.perturb.evaluation import TASK, evaluated
 from plugins.systems.perturb.fitting import fitted_to
 from plugins.systems.perturb.generate import EXPRESSION, LATENT
-from plugins.systems.perturb.network import Responder
+from plugins.systems.perturb.network import CONTROLS, Origin, Responder
 from plugins.systems.perturb.pictures import pictures
 from plugins.systems.perturb.zeros import with_zeros
 
@@ -84,6 +84,11 @@ class Perturb(System):
     extractor: Extractor | None = slot("pca", "frozen latents that are generated first; none: expression alone")
     path: FlowPath = slot("cond_ot", "how cells turn into noise")
     noise: Literal["gaussian", "poisson"] = knob("gaussian", "where expression starts")
+    origin: Origin = knob(
+        CONTROLS,
+        "what expression is measured from: the mean of a cell's own control cells, so that a new context starts at its "
+        "level, or of all training cells",
+    )
     time: Time = slot("cascaded_noised", "which times a training step visits, and which stream comes first")
     genes: int | None = knob(None, "genes of a training step, drawn anew each step; none: all", ge=2)
     forget: float = knob(0.1, "share of training cells whose perturbation is not told", ge=0.0, lt=1.0)
@@ -171,10 +176,10 @@ class Perturb(System):
             residual=self.residual,
             outputs=outputs,
         )
-        return Responder(self.backbone.build(card, parts), card.sizes["genes"], width)
+        return Responder(self.backbone.build(card, parts), card.sizes["genes"], width, self.origin)
 
     def fit(self, source: Source, streams: Streams) -> Mapping[str, np.ndarray]:
-        return fitted_to(source, streams, self.extractor)
+        return fitted_to(source, streams, self.extractor, self.origin)
 
     def recall(self, model: nn.Module, fitted: Mapping[str, np.ndarray]) -> None:
         assert isinstance(model, Responder)
@@ -186,6 +191,7 @@ class Perturb(System):
         fields = {
             "expression": torch.empty(*shape, sizes["genes"]),
             "control": torch.empty(*shape, sizes["genes"]),
+            "level": torch.empty(*shape, sizes["genes"]),
             "perturbation": torch.zeros(*shape, sizes["together"], dtype=torch.int64),
         }
         return Batch(fields, torch.ones(shape, dtype=torch.bool), ("",) * shape[0])
@@ -195,16 +201,16 @@ class Perturb(System):
         seen = Cells.of(batch)
         device, count = seen.real.device, len(seen.real)
         gene_K = self._genes(model, streams, step).to(device)
-        flow_MK, control_MK = (model.centred(x)[:, gene_K] for x in (seen.expression, seen.control))
+        flow_MK, control_MK = (model.centred(x, seen.level)[:, gene_K] for x in (seen.expression, seen.control))
         drawn = self.time.assign(count, self.streams, streams.generator("time", step))
         times = {m: t.to(device) for m, t in drawn.times.items()}
         noise = streams.generator("noise", step)
-        start = generate.noise_like(self, model, seen.control, noise)[:, gene_K]
+        start = generate.noise_like(self, model, seen, noise)[:, gene_K]
         real_MK = seen.real[:, None].expand(flow_MK.shape)
         points = {EXPRESSION: self.path.point(start, flow_MK, times[EXPRESSION])}
         asked = {EXPRESSION: real_MK}
         if LATENT in self.streams:
-            latents = model.latents(seen.expression, gene_K)
+            latents = model.latents(seen.expression, seen.level, gene_K)
             fresh = torch.randn(latents.z_NKD.shape, generator=noise).to(device)
             points[LATENT] = self.path.point(fresh, latents.z_NKD, times[LATENT])
             asked[LATENT] = real_MK & latents.covered_NK if self.latent_of == "covered" else real_MK
@@ -257,8 +263,7 @@ class Perturb(System):
     def cells(
         self,
         model: Responder,
-        control_MG: np.ndarray,
-        perturbation_MP: np.ndarray,
+        given: Given,
         generator: torch.Generator,
         streams: Streams,
     ) -> dict[str, np.ndarray]:
@@ -266,12 +271,11 @@ class Perturb(System):
 
         Args:
             model: in evaluation mode.
-            control_MG: a control cell for each, in model units.
-            perturbation_MP: codes, 0 for none.
+            given: a control cell for each, the level of its stratum, and perturbations.
             generator: source of their noise.
             streams: source of the noise of the cells that zeros are calibrated with.
         """  # fmt: skip
-        made_MG = generate.raw(self, model, control_MG, perturbation_MP, generator)
+        made_MG = generate.raw(self, model, given, generator)
         seed = int(streams.generator("zeros").initial_seed())
         return {"expression": with_zeros(made_MG, generate.calibrated(self, model, seed)), "raw": made_MG}
 
@@ -283,7 +287,7 @@ class Perturb(System):
         return pictures(evaluation)
 
     def modes(self) -> Mapping[str, tuple[str, ...]]:
-        return {"response": ("control", "perturbation")}
+        return {"response": GIVEN}
 
     def generate(
         self, model: nn.Module, unit: Batch, mode: str, streams: Streams, *, index: int, draws: int, patch: int
@@ -291,11 +295,9 @@ class Perturb(System):
         assert isinstance(model, Responder)
         if draws < 1:
             raise UserError("--draws 0: cells are drawn, and no mean of them is predicted; ask for one draw or more")
-        cells = Cells.of(unit)
-        given = cells.control.numpy(), cells.perturbation.numpy()
+        given = Cells.of(unit)
         made = [
-            self.cells(model, *given, streams.generator(f"sample:{mode}", index, draw), streams)
-            for draw in range(draws)
+            self.cells(model, given, streams.generator(f"sample:{mode}", index, draw), streams) for draw in range(draws)
         ]
         return {name: np.stack([one[name] for one in made]) for name in made[0]}
 
