@@ -49,6 +49,13 @@ VAIN: list[tuple[list[str], str]] = [
     (["--guidance=2", "--forget=0"], "guidance = 2 leads away from .* train with forget above 0"),
     (["--latent_guidance=0", "--forget=0"], "latent_guidance = 0 leads away"),
     (["--sample_loss=none", "--sample_weight=2"], "sample_weight: 2 does nothing, as sample_loss is none"),
+    (["--latent_of=covered"], "latent_of = covered does nothing with extractor = pca, which covers all genes"),
+    (["--time=only", "--time.stream=latent"], "time.stream = latent teaches no expression"),
+    (["--time=only", "--time.stream=latnet"], "'latnet' is no stream"),
+    (["--time=only", "--latent_weight=2"], "latent_weight: 2 does nothing, as time is only"),
+    ([ALONE, "--time=only"], "time = only says how streams go together"),
+    (["--time=aligned", "--latent_shift=2"], "latent_shift: 2 does nothing, as time is aligned"),
+    (["--solver=dopri5", "--sampling_shift=2"], "sampling_shift = 2 does nothing with a solver that chooses its own"),
     (["--metrics="], "metrics each need at least one name"),
 ]
 
@@ -71,7 +78,10 @@ ACTS: list[list[str]] = [
     ["--latent_guidance=2", "--guided_to=0.2"],
     ["--forget=0"],
     ["--sample_loss=none"],
-    ["--latent_steps=3", "--latent_weight=2", "--latent_of=covered"],
+    ["--latent_steps=3", "--latent_weight=2", "--latent_of=covered", "--extractor.covers=expressed"],
+    ["--latent_of=covered", "--extractor=shuffled(of=scgpt_random)"],
+    ["--time=only", "--sampling_shift=0.5"],
+    ["--latent_shift=0.5"],
 ]
 
 

@@ -211,7 +211,8 @@ def test_unusable_files(files: Path, capsys: pytest.CaptureFixture[str], fault: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["p.h5ad"], "takes two"), (["p.h5ad", "r.h5ad", "q.h5ad"], "takes two"),
+        (["p.h5ad"], "takes two"), (["p.h5ad", "r.h5ad", "q.h5ad"], "not 3 (p.h5ad, r.h5ad, q.h5ad)"),
+        (["p.h5ad", "r.h5ad", "--ceiling", "false"], "behind =, as in --ceiling=false"),
         (["q.h5ad", "r.h5ad"], "does not exist"), (["p.h5ad", "text.h5ad"], "cannot be read as an h5ad file"),
        (["r.h5ad", "p.h5ad"], "no control cells"),
         (["p.h5ad", "r.h5ad", "--metrics", "pearson_dlta"], "pearson_delta"),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from core.cli.choose import resolve_run
 from core.kinds import Batch, Card, FlowPath, Solver
+from core.kinds.extractor import Latents
 from core.params import fields
 from core.testing.draws import law, randn, seeds
 from core.train.checkpoint import load
@@ -273,11 +274,12 @@ def test_latents_are_of_whole_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = made.train_split.batch(0, 0)
     seen: list[torch.Tensor] = []
     inner = Responder.latents
-    monkeypatch.setattr(
-        Responder,
-        "latents",
-        lambda self, cells, level, genes: seen.extend([cells, genes]) or inner(self, cells, level, genes),
-    )
+
+    def latents(self: Responder, cells: torch.Tensor, level: torch.Tensor, genes: torch.Tensor) -> Latents:
+        seen.extend([cells, genes])
+        return inner(self, cells, level, genes)
+
+    monkeypatch.setattr(Responder, "latents", latents)
     monkeypatch.setattr(made.model, "training", True)
     losses_of(made, batch)
     cells_MG, gene_K = seen
@@ -551,6 +553,8 @@ OTHER: dict[str, list[str]] = {
     "solver": ["--solver=euler"],
     "sampling": ["--sampling=5"],
     "latent_steps": ["--latent_steps=5"],
+    "sampling_shift": ["--sampling_shift=0.5"],
+    "latent_shift": ["--latent_shift=0.5"],
     "guidance": ["--guidance=3"],
     "latent_guidance": ["--latent_guidance=3"],
     "guided_from": ["--guided_from=0.4"],

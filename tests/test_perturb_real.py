@@ -49,7 +49,7 @@ def test_norman_from_file_to_report(core: Callable[..., Any], tmp_path: Path) ->
     assert {*found.groups} >= held
     html = (run / "report.html").read_text()
     for title in (
-        "Each held-out condition", "Effects, gene by gene", "The genes that change most in",
+        "Each held-out condition", "Effects, gene by gene", "The genes that change most",
         "Predicted and real cells in two dimensions", "Learning curves", "Response, by what is tested",
     ):  # fmt: skip
         assert title in html, title

@@ -104,7 +104,7 @@ def test_control_cells_are_used_alike(folder: Path, data: PerturbH5ad, told: Map
     ("name", "text"),
     [
         ("plain.txt", "B+A\n\nE+D\n"),
-        ("table.csv", "condition,cells,kind\nA+B,4,T\nA+B,,B\nD+E,4,\n"),
+        ("table.csv", "condition,cells,kind\nA+B,4.0,T\nA+B,,B\nD+E,4,\n"),
         ("table.tsv", "kind\tcondition\nT\tA+B\nB\tctrl+A+B\n\tD+E\n"),
         ("marked.csv", "\ufeffcondition\nA+B\nD+E\n"),
         ("german.csv", "kind;condition\nT;A+B\nB;A+B\n;D+E\n"),

@@ -11,6 +11,7 @@ from plugins.times._law import warped
 from plugins.times.aligned import Aligned
 from plugins.times.cascaded import Cascaded
 from plugins.times.independent import Independent
+from plugins.times.only import Only
 from plugins.times.shared import Shared, uniform
 from plugins.times.shifted import Shifted
 
@@ -28,6 +29,8 @@ ALL_TIMES = [
     Aligned(shift=1.0, law="logit_normal", stratified=False),
     Shifted(),
     Shifted(shift=3.0, stratified=False),
+    Only(),
+    Only(law="logit_normal", stratified=False),
 ]
 
 

@@ -78,9 +78,10 @@ class Extractor(Plugin):
 
     @property
     def relative(self) -> bool:
-        """Whether values may be differences from a reference, as 0 is a value like others and none is read as a count.
+        """Whether values may be differences from a reference: none is read as a count or as silence.
 
-        Whoever asks for latents decides which they are, the same for all items.
+        Every entry of a known column is covered then. Whoever asks for latents decides which values it shows, the same
+        for all items.
         """
         return False
 

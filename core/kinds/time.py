@@ -28,7 +28,8 @@ class Time(Plugin):
     """Draws training times for one or several streams (modalities).
 
     Laws (`core.testing.time.TimeLaws`): times lie in [0, 1]; the draw is a function of the generator alone; every
-    stream is noised (t < 1) with positive probability; every set teaches a stream, and none that is given clean.
+    stream is noised (t < 1) with positive probability; every set teaches a stream, and none that is given clean; the
+    streams of `stages` are those that are taught.
     """
 
     KIND: ClassVar[str] = "time"
@@ -49,7 +50,10 @@ class Time(Plugin):
         return Drawn(times, {name: t_B < 1 for name, t_B in times.items()})
 
     def stages(self, streams: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """Which streams move together when all are generated, stage by stage; others wait as noise, or are done."""
+        """Which streams move together when all are generated, stage by stage; others wait as noise, or are done.
+
+        A stream of no stage is never taught, and stays noise.
+        """
         return (streams,)
 
     def idle(self, streams: tuple[str, ...]) -> tuple[str, ...]:

@@ -108,4 +108,5 @@ class Dropout(Stochastic):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        return x * (self.uniform(x.shape, x, self.over) >= self.rate).to(x.dtype) / (1.0 - self.rate)
+        kept = self.uniform(x.shape, x, self.over).ge_(self.rate).to(x.dtype)  # in place: memory costs more than sums
+        return (x * kept).div_(1.0 - self.rate)

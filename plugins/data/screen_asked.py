@@ -121,9 +121,11 @@ def read_list(
         if len(row) != len(head):
             raise UserError(f"{path.name}, condition {number}: {len(row)} values under {len(head)} columns")
         cells = dict(zip(head, (cell.strip() for cell in row), strict=True))
-        count = cells.pop(CELLS, "") or "0"
+        told = cells.pop(CELLS, "") or "0"
+        # A column with gaps is one of floats for many tools, which then write 50 as 50.0.
+        count = told.removesuffix(".0")
         if not count.isdecimal():
-            raise UserError(f"{path.name}, condition {number}: {CELLS} = {count!r} is no whole number")
+            raise UserError(f"{path.name}, condition {number}: {CELLS} = {told!r} is no whole number")
         label = cells.pop(CONDITION)
         given = {name: level for name, level in cells.items() if level}
         found.append(_request(label, labels, covariates, given, int(count), f"{path.name}, condition {number}"))

@@ -38,6 +38,11 @@ def check(system: Perturb) -> None:
         stages = system.time.stages(system.streams)
     except ValueError as error:
         raise ValueError(f"time: {error}") from None
+    taught = {stream for stage in stages for stream in stage}
+    if EXPRESSION not in taught:
+        raise ValueError(
+            f"time.stream = {stages[0][0]} teaches no expression, and no cell would be made; leave time.stream out"
+        )
     if EXPRESSION not in stages[-1]:
         raise ValueError(
             f"with time.first = {stages[0][0]} latents would come last, and change no cell; leave time.first out, or "
@@ -47,7 +52,15 @@ def check(system: Perturb) -> None:
     if LATENT not in system.streams:
         _without_latents(system)
     elif (LATENT,) not in stages:
-        _in_vain(system, "latent_steps", STAGED, {"time": _name(system.time)})
+        untaught = ("latent_weight", "latent_of", "latent_guidance") if LATENT not in taught else ()
+        for name in ("latent_steps", "latent_shift", *untaught):
+            _in_vain(system, name, STAGED, {"time": _name(system.time)})
+    extractor = system.extractor
+    if system.latent_of == "covered" and extractor is not None and extractor.relative and not extractor.vocabulary():
+        raise ValueError(
+            f"latent_of = covered does nothing with extractor = {_name(extractor)}, which covers all genes; leave "
+            "it out, or take an extractor that covers expressed genes, such as pca(covers=expressed)"
+        )
 
 
 def _paced(system: Perturb) -> None:
@@ -55,12 +68,12 @@ def _paced(system: Perturb) -> None:
     if system.solver.calls(1) is not None:
         return
     default = _fields(system)
-    for name in ("sampling", "latent_steps"):
+    for name in ("sampling", "latent_steps", "sampling_shift", "latent_shift"):
         given = getattr(system, name)
         if given != default[name].default:
             raise ValueError(
-                f"{name} = {given} does nothing with a solver that chooses its own steps; leave it out, or take euler, "
-                "heun or rk4"
+                f"{name} = {spell(given)} does nothing with a solver that chooses its own steps; leave it out, or take "
+                "euler, heun or rk4"
             )
 
 

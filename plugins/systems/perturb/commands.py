@@ -79,9 +79,10 @@ def evaluate(words: list[str]) -> int:
         return 0
     (asked,), places = read_flags([Asked], words, "evaluate", SHORT)
     if len(places) != 2:
+        switch = ". A switch takes its value behind =, as in --ceiling=false" if {"true", "false"} & {*places} else ""
         raise UserError(
-            f"`core evaluate` of files takes two, the predicted and the real, not {len(places)}: "
-            "core evaluate PREDICTED.h5ad REAL.h5ad"
+            f"`core evaluate` of files takes two, the predicted and the real, not {len(places)}"
+            f"{' (' + ', '.join(places) + ')' if places else ''}: core evaluate PREDICTED.h5ad REAL.h5ad{switch}"
         )
     target = _target(asked.out)
     metrics = chosen(asked.metrics)

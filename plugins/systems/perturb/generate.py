@@ -146,13 +146,22 @@ def _solve(system: Perturb, model: Responder, state: Tree, given: Given, *, taug
         if not stage:
             continue
         still = {m: (state[m], place[m]) for m in streams if m not in stage}
-        steps = system.latent_steps if stage == (LATENT,) else system.sampling
-        grid = np.linspace(0.0, 1.0, steps + 1).tolist()
+        alone = stage == (LATENT,)
+        steps = system.latent_steps if alone else system.sampling
+        grid = grid_of(steps, system.latent_shift if alone else system.sampling_shift)
         field = _Stage(system=system, model=model, fields=fields, streams=streams, still=still)
         paths = {m: Clocked(system.path, partial(system.time.course, m, streams)) for m in stage}
         state = state | system.solver.solve(field.moving, {m: state[m] for m in stage}, grid, paths=paths)
         place |= dict.fromkeys(stage, 1.0)
     return state[EXPRESSION]
+
+
+def grid_of(steps: int, shift: float) -> list[float]:
+    """Times of a stage's steps from 0 to 1, even ones moved as Esser et al. 2024 (arXiv:2403.03206, eq. 23) move them.
+
+    A shift below 1 puts more of them near the noise, as Baade et al. 2026 (arXiv:2602.11401) do for their first stage.
+    """
+    return [t * shift / (1.0 + (shift - 1.0) * t) for t in np.linspace(0.0, 1.0, steps + 1).tolist()]
 
 
 @final

@@ -12,6 +12,7 @@ from core.score import MODEL
 from plugins.systems.perturb.evaluation import RIVALS, TASK
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 9.0
@@ -19,6 +20,8 @@ WIDTH = 9.0
 OWN, PLAIN, TRUE = "#D55E00", "#5B6670", "#0072B2"
 TOP = 12
 """genes of a condition that are drawn one by one"""
+DETAILED = 3
+"""conditions whose genes are"""
 COLUMN = "pearson_delta"
 
 Arrays = dict[str, np.ndarray]
@@ -54,12 +57,12 @@ def pictures(evaluation: Evaluation) -> Iterable[Picture]:
     )
     yield Picture(
         name="genes",
-        title=f"The genes that change most in {names[0]}",
+        title="The genes that change most",
         caption=(
-            f"Real (blue) and predicted (orange) cells of {names[0]} for the {TOP} genes of largest real effect: "
+            f"Real (blue) and predicted (orange) cells for the {TOP} genes of largest real effect of each condition: "
             "median, quartiles and 5 to 95 % of cells. A box at 0 alone is a gene that most cells do not express."
         ),
-        draw=lambda: _draw_genes(names[0], arrays),
+        draw=lambda: _draw_genes(names[:DETAILED], arrays),
     )
     yield Picture(
         name="cells",
@@ -121,10 +124,17 @@ def _draw_effects(names: list[str], arrays: Arrays) -> Figure:
     return figure
 
 
-def _draw_genes(name: str, arrays: Arrays) -> Figure:
+def _draw_genes(names: list[str], arrays: Arrays) -> Figure:
+    figure = _canvas(3.2 * len(names))
+    for ax, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        _boxes(ax, name, arrays)
+        ax.set_title(name, fontsize=10, loc="left")
+    figure.supylabel("log(1 + normalised counts)", fontsize=9.5)
+    return figure
+
+
+def _boxes(ax: Axes, name: str, arrays: Arrays) -> None:
     top_k = np.argsort(-np.abs(arrays[f"effect/{name}/true"]))[:TOP]
-    figure = _canvas(3.6)
-    ax = figure.subplots()
     for shift, side, colour in ((-0.18, "true", TRUE), (0.18, MODEL, OWN)):
         values_nk = arrays[f"cells/{name}/{side}"][:, top_k]
         drawn = ax.boxplot(
@@ -135,9 +145,7 @@ def _draw_genes(name: str, arrays: Arrays) -> Figure:
             box.set(facecolor=colour, alpha=0.65)
     labels = [str(gene) for gene in arrays["genes"][top_k]]
     ax.set_xticks(range(len(top_k)), labels, rotation=45, ha="right", fontsize=9)
-    ax.set_ylabel("log(1 + normalised counts)", fontsize=9.5)
     ax.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def _draw_cells(names: list[str], arrays: Arrays) -> Figure:

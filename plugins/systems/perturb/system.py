@@ -70,8 +70,8 @@ class Perturb(System):
     # Effects are a small part of what a velocity is made of, and a screen shows each of many perturbations seldom.
     suggests: ClassVar[dict[str, Any]] = {"train.lr": 0.01}
     sampled_by: ClassVar[tuple[str, ...]] = (
-        "solver", "sampling", "latent_steps", "guidance", "latent_guidance", "guided_from", "guided_to", "zeros",
-        "cells_per_call",
+        "solver", "sampling", "latent_steps", "sampling_shift", "latent_shift", "guidance", "latent_guidance",
+        "guided_from", "guided_to", "zeros", "cells_per_call",
     )  # fmt: skip
 
     width: int = knob(32, "model width", ge=8)
@@ -108,6 +108,10 @@ class Perturb(System):
         10, "solver steps of the latent, where it has a stage of its own; an adaptive solver chooses them itself", ge=1,
         acts="extractor!=none",
     )  # fmt: skip
+    sampling_shift: float = knob(
+        1.0, "a: steps of expression lie at t a / (1 + (a - 1) t) of even ones, so nearer to the noise below 1", gt=0.0
+    )
+    latent_shift: float = knob(1.0, "the same for the latent", gt=0.0, acts="extractor!=none")
     guidance: float = knob(1.0, "how far expression is led away from the prediction without perturbation", ge=0.0)
     latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0, acts="extractor!=none")
     guided_from: float = knob(0.0, "time from which guidance acts", ge=0.0, lt=1.0)
