@@ -29,7 +29,14 @@ from plugins.systems.perturb.zeros import thresholds, with_zeros
 
 CONFIGURATIONS: list[list[str]] = [
     [],
-    ["--time=aligned", "--solver=rk4", "--backbone=diff_transformer", "--noise=poisson", "--latent_of=covered"],
+    [
+        "--time=aligned",
+        "--solver=rk4",
+        "--backbone=diff_transformer",
+        "--noise=poisson",
+        "--latent_of=covered",
+        "--extractor.covers=expressed",
+    ],
     ["--time=independent", "--backbone=perceiver", "--attention=softmax", "--ffn=moe4x2"],
 ]
 
