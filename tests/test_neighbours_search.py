@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from core.kinds import Layout
 from core.testing.draws import close, coins, randn
+from plugins.kernels import _clustered
 from plugins.kernels.gather import Gather
 from plugins.masks import neighbours
 from plugins.masks.neighbours import Listed, Neighbours, nearest
@@ -57,6 +59,39 @@ def test_clusters_give_what_lists_give(k: int, padded: bool, seed: int) -> None:
         keep = out_BHQV if real_BN is None else out_BHQV.transpose(1, 2)[real_BN]
         told.append([keep, *torch.autograd.grad(keep.square().sum(), inputs)])
     close(told[0], told[1], 1e-9)
+
+
+def clustered(places_: Tensor, inputs: list[Tensor], k: int = 5) -> Tensor:
+    cells = places_.shape[1]
+    mask = Neighbours(k=k).on(Layout(queries=cells, sources=cells, apart=False, place_BQP=places_))
+    assert mask.clustered is not None
+    return Gather().attend(*inputs, mask, Softmax().build(2))
+
+
+@pytest.mark.parametrize("room", [1, 5000, 1 << 22])
+def test_clusters_are_read_a_few_at_a_time(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few are copied at once, and with layers recomputed, values are the same and gradients nearly so."""
+    places_ = places("random", 3, 1, 2)
+    inputs = [randn(4 + i, 1, 2, CELLS, 3).requires_grad_() for i in range(3)]
+    plain = clustered(places_, inputs)
+    wanted = torch.autograd.grad(plain.square().sum(), inputs)
+    monkeypatch.setattr(_clustered, "ROOM", room)
+    again = checkpoint(lambda *given: clustered(places_, [*given]), *inputs, use_reentrant=False)
+    assert torch.equal(again, plain)
+    close(torch.autograd.grad(again.square().sum(), inputs), wanted, 1e-12)
+
+
+def test_clusters_under_autocast() -> None:
+    """Keys in single precision beside values in half, as normalised keys are: gradients to half precision."""
+    places_ = places("random", 3, 1, 2)
+    inputs = [randn(4 + i, 1, 2, CELLS, 3, dtype=torch.float32).requires_grad_() for i in range(3)]
+    wanted = torch.autograd.grad(clustered(places_, inputs).square().sum(), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = clustered(places_, [inputs[0], inputs[1], inputs[2].bfloat16()])
+    assert half.dtype == torch.bfloat16
+    found = torch.autograd.grad(half.float().square().sum(), inputs)
+    for a, b in zip(found, wanted, strict=True):
+        assert float((a - b).abs().max()) < 0.03 * float(b.abs().max())
 
 
 def test_neighbours_are_found_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
