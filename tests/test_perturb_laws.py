@@ -559,12 +559,16 @@ OTHER: dict[str, list[str]] = {
     "latent_guidance": ["--latent_guidance=3"],
     "guided_from": ["--guided_from=0.4"],
     "guided_to": ["--guided_to=0.4"],
+    "latent_guided_from": ["--latent_guided_from=0.4"],
+    "latent_guided_to": ["--latent_guided_to=0.4"],
     "zeros": ["--zeros=none"],
 }
 
 BESIDE = {
     "guided_from": ["--guidance=3"],
     "guided_to": ["--guidance=3"],
+    "latent_guided_from": ["--latent_guidance=3"],
+    "latent_guided_to": ["--latent_guidance=3"],
     "latent_of": ["--extractor.covers=expressed"],
     "zeros": ["--data.dropout=0.6"],
 }

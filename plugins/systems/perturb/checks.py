@@ -15,8 +15,9 @@ from plugins.systems.perturb.generate import EXPRESSION, LATENT
 if TYPE_CHECKING:
     from plugins.systems.perturb.system import Perturb
 
+UNTAUGHT = ("latent_weight", "latent_of", "latent_guidance", "latent_guided_from", "latent_guided_to")
+"""what means nothing where latents are never learned"""
 STAGED = Condition(name="time", equal=True, values=("cascaded", "cascaded_noised"))
-GUIDED = Condition(name="guidance", equal=False, values=("1",))
 
 
 def check(system: Perturb) -> None:
@@ -52,7 +53,7 @@ def check(system: Perturb) -> None:
     if LATENT not in system.streams:
         _without_latents(system)
     elif (LATENT,) not in stages:
-        untaught = ("latent_weight", "latent_of", "latent_guidance") if LATENT not in taught else ()
+        untaught = UNTAUGHT if LATENT not in taught else ()
         for name in ("latent_steps", "latent_shift", *untaught):
             _in_vain(system, name, STAGED, {"time": _name(system.time)})
     extractor = system.extractor
@@ -79,21 +80,19 @@ def _paced(system: Perturb) -> None:
 
 def _guided(system: Perturb) -> None:
     """Guidance has an interval and something to lead away from, and there is no interval without guidance."""
-    if system.guided_from >= system.guided_to:
-        raise ValueError(
-            f"guided_from = {system.guided_from} is not below guided_to = {system.guided_to}, so nothing is guided"
-        )
-    weights = {"guidance": system.guidance, "latent_guidance": system.latent_guidance}
-    guided = [name for name, weight in weights.items() if weight != 1.0]
-    if not guided:
-        for name in ("guided_from", "guided_to"):
-            _in_vain(system, name, GUIDED, weights)
-    elif not system.forget:
-        raise ValueError(
-            f"{guided[0]} = {spell(weights[guided[0]])} leads away from what is predicted without the perturbation, "
-            "which a network trained with forget = 0 was never asked for; train with forget above 0, or leave guidance "
-            "out"
-        )
+    for prefix in ("", "latent_"):
+        weight, low, high = (f"{prefix}{word}" for word in ("guidance", "guided_from", "guided_to"))
+        w, start, end = (getattr(system, name) for name in (weight, low, high))
+        if start >= end:
+            raise ValueError(f"{low} = {start} is not below {high} = {end}, so nothing is guided")
+        if w == 1.0:
+            for name in (low, high):
+                _in_vain(system, name, Condition(name=weight, equal=False, values=("1",)), {weight: w})
+        elif not system.forget:
+            raise ValueError(
+                f"{weight} = {spell(w)} leads away from what is predicted without the perturbation, which a network "
+                "trained with forget = 0 was never asked for; train with forget above 0, or leave guidance out"
+            )
 
 
 def _arrives(system: Perturb, stages: tuple[tuple[str, ...], ...]) -> None:

@@ -71,7 +71,7 @@ class Perturb(System):
     suggests: ClassVar[dict[str, Any]] = {"train.lr": 0.01}
     sampled_by: ClassVar[tuple[str, ...]] = (
         "solver", "sampling", "latent_steps", "sampling_shift", "latent_shift", "guidance", "latent_guidance",
-        "guided_from", "guided_to", "zeros", "cells_per_call",
+        "guided_from", "guided_to", "latent_guided_from", "latent_guided_to", "zeros", "cells_per_call",
     )  # fmt: skip
 
     width: int = knob(32, "model width", ge=8)
@@ -114,8 +114,10 @@ class Perturb(System):
     latent_shift: float = knob(1.0, "the same for the latent", gt=0.0, acts="extractor!=none")
     guidance: float = knob(1.0, "how far expression is led away from the prediction without perturbation", ge=0.0)
     latent_guidance: float = knob(1.0, "the same for the latent", ge=0.0, acts="extractor!=none")
-    guided_from: float = knob(0.0, "time from which guidance acts", ge=0.0, lt=1.0)
-    guided_to: float = knob(1.0, "time up to which guidance acts", gt=0.0, le=1.0)
+    guided_from: float = knob(0.0, "time of expression from which its guidance acts", ge=0.0, lt=1.0)
+    guided_to: float = knob(1.0, "time of expression up to which it acts", gt=0.0, le=1.0)
+    latent_guided_from: float = knob(0.0, "the same for the latent", ge=0.0, lt=1.0, acts="extractor!=none")
+    latent_guided_to: float = knob(1.0, "the same for the latent", gt=0.0, le=1.0, acts="extractor!=none")
     zeros: Literal["calibrated", "none"] = knob(
         "calibrated", "exact zeros of the output: below a threshold of each gene, fitted to training cells; or none"
     )
@@ -248,8 +250,9 @@ class Perturb(System):
 
     def guidance_of(self, stream: str, t: float) -> float:
         """The weight of guidance of a stream at a time."""
-        inside = self.guided_from <= t < self.guided_to
-        return (self.guidance if stream == EXPRESSION else self.latent_guidance) if inside else 1.0
+        if stream == EXPRESSION:
+            return self.guidance if self.guided_from <= t < self.guided_to else 1.0
+        return self.latent_guidance if self.latent_guided_from <= t < self.latent_guided_to else 1.0
 
     def _genes(self, model: Responder, streams: Streams, step: int) -> Tensor:
         """Genes of a step, in rising order."""
