@@ -60,7 +60,7 @@ def make(made: Trainer, cells: Cells, seed: int = 0, latent: torch.Tensor | None
     system = attrs.evolve(made.system, **how)
     with made.evaluating(), torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
-        return generate.raw(system, made.model, cells, generator, latent)
+        return generate.raw(system, made.model, cells.given, generator, latent)
 
 
 def calls(system: Perturb) -> int | None:

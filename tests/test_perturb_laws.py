@@ -242,8 +242,8 @@ def test_a_loss_is_a_mean_over_the_cells_that_count(monkeypatch: pytest.MonkeyPa
     losses, active = losses_of(made, batch), drawn_of(made, batch)
     cells = Cells.of(batch)
     gene_K = torch.arange(cells.expression.shape[1])
-    latents = made.model.latents(cells.expression, cells.level, gene_K)
-    true = {"expression": made.model.centred(cells.expression, cells.level)[..., None], "latent": latents.z_NKD}
+    latents = made.model.latents(cells.expression, cells.given.level, gene_K)
+    true = {"expression": made.model.centred(cells.expression, cells.given.level)[..., None], "latent": latents.z_NKD}
     asked = {"expression": torch.ones_like(latents.covered_NK), "latent": latents.covered_NK}
     for m, x1 in true.items():
         x_t, t_B = kept["fields"][m], kept["times"][m]
@@ -308,7 +308,7 @@ def test_gaussian_noise_is_standard() -> None:
     torch.testing.assert_close(noise.mean(0), torch.zeros(12), rtol=0, atol=4 / 4000**0.5)
     torch.testing.assert_close(noise.std(0), torch.ones(12), rtol=0, atol=4 / 8000**0.5)
     units = [Cells.of(u) for u in made.source.split("train", Streams(0)).units()]
-    cells, level = (torch.cat([getattr(one, name) for one in units]) for name in ("expression", "level"))
+    cells, level = (torch.cat(each) for each in zip(*((one.expression, one.given.level) for one in units), strict=True))
     flow = made.model.centred(cells, level)
     assert flow.std().item() == pytest.approx(1.0, abs=0.01)
     torch.testing.assert_close(flow[: len(units[0].real)].mean(0), torch.zeros(12), rtol=0, atol=1e-5)
@@ -328,13 +328,13 @@ def test_the_first_stage_sees_what_training_showed(monkeypatch: pytest.MonkeyPat
     cells = unit_of(made)
     make(made, cells, seed=5)
     source = rng(5)
-    noise = generate.noise_like(made.system, made.model, cells, source)
+    noise = generate.noise_like(made.system, made.model, cells.given, source)
     z = torch.randn(*noise.shape, made.model.width, generator=source)
     fields, times, _ = seen[0]
     assert torch.equal(fields["expression"][..., 0], noise)
     assert torch.equal(fields["latent"], z)
     assert all((t_B == 0).all() for t_B in times.values())
-    assert torch.equal(fields["control"][..., 0], made.model.centred(cells.control, cells.level))
+    assert torch.equal(fields["control"][..., 0], made.model.centred(cells.given.control, cells.given.level))
 
 
 @pytest.mark.parametrize("words", [(), ("--time=independent",), ("--time=aligned", "--path=cosine")], ids=str)
@@ -342,7 +342,7 @@ def test_latents_that_are_given(words: tuple[str, ...], monkeypatch: pytest.Monk
     """True latents stand in for the first stage: they are clean and stand still, and the noise is the same."""
     made = trained(*words)
     cells = unit_of(made)
-    true = made.model.latents(cells.expression, cells.level, torch.arange(12)).z_NKD
+    true = made.model.latents(cells.expression, cells.given.level, torch.arange(12)).z_NKD
     make(made, cells, seed=3, latent=true)
     seen = recorded(made, monkeypatch)
     taught = make(made, cells, seed=3, latent=true)
@@ -392,10 +392,10 @@ def test_order_of_genes_and_cells_in_both_stages(backbone: str) -> None:
     """Genes in another order, or cells, give the same cells in that order, from noise in that order."""
     made = trained(f"--backbone={backbone}")
     cells, order = unit_of(made), torch.randperm(12, generator=rng(1))
-    count = len(cells.control)
+    count = len(cells.given.control)
     x, z = randn(0, count, 12, dtype=torch.float32), randn(1, count, 12, 2, dtype=torch.float32)
     codes = torch.stack([torch.tensor([1, 0]), torch.tensor([1, 2]), torch.tensor([0, 0])])
-    given = Given(control=cells.control, level=cells.level, perturbation=codes[torch.arange(count) % 3])
+    given = Given(control=cells.given.control, level=cells.given.level, perturbation=codes[torch.arange(count) % 3])
     whole = torch.arange(count)
 
     def solved(model: Responder, cells_x: torch.Tensor, cells_z: torch.Tensor, told: Given) -> torch.Tensor:
@@ -420,8 +420,8 @@ def test_perturbations_of_a_cell_are_a_set() -> None:
     cells = unit_of(made)
 
     def told(*codes: int) -> np.ndarray:
-        both = torch.tensor([codes]).expand(len(cells.control), -1)
-        return make(made, attrs.evolve(cells, perturbation=both))
+        both = torch.tensor([codes]).expand(len(cells.given.control), -1)
+        return make(made, attrs.evolve(cells, given=attrs.evolve(cells.given, perturbation=both)))
 
     np.testing.assert_array_equal(told(2, 1), told(1, 2))
     np.testing.assert_array_equal(told(1, 1), told(1, 0))
@@ -436,7 +436,7 @@ def test_the_last_step_leaves_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     for words in ((), ("--path=cosine",), ("--time=aligned",), ("--time=aligned", "--path=cosine")):
         made = trained(*words)
         cells, path = unit_of(made), made.system.path
-        count = len(cells.control)
+        count = len(cells.given.control)
         want = {"expression": randn(0, count, 12, dtype=torch.float32), "latent": randn(1, count, 12, 2).float()}
 
         def oracle(
@@ -456,7 +456,7 @@ def test_the_last_step_leaves_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(made.model.network, "forward", oracle)
         for solver in SOLVERS:
             ended = make(made, cells, solver=solver, sampling=3)
-            wanted = made.model.restored(want["expression"], cells.level).numpy()
+            wanted = made.model.restored(want["expression"], cells.given.level).numpy()
             np.testing.assert_allclose(ended, wanted, rtol=2e-3, atol=2e-3, err_msg=f"{words} {solver}")
         monkeypatch.undo()
 
@@ -522,7 +522,7 @@ def test_a_saved_model_makes_the_same_cells(core: Callable[..., Any], tmp_path: 
     cells = unit_of(made)
     there = make(made, cells)
     with torch.no_grad():
-        here = generate.raw(resolved.system, loaded, cells, rng())
+        here = generate.raw(resolved.system, loaded, cells.given, rng())
     np.testing.assert_array_equal(here, there)
     weights = load(next((run / "checkpoints").glob("step-*"))).model
     assert weights.keys() == loaded.state_dict().keys()
@@ -592,7 +592,7 @@ def outcome(*words: str) -> tuple[float, ...]:
     said = made.step()
     cells = unit_of(made)
     with made.evaluating():
-        found = made.system.cells(made.model, cells, rng(), Streams(0))
+        found = made.system.cells(made.model, cells.given, rng(), Streams(0))
     return said["train/loss"], *found["expression"].flatten().tolist()
 
 

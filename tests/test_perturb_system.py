@@ -90,7 +90,7 @@ def test_evaluations_are_counted() -> None:
     for few in (1, 64):
         make(made, unit_of(made), cells_per_call=few)
         assert made.model.spent.each == calls(made.system)
-    assert made.model.spent.cells == 2 * len(unit_of(made).control)
+    assert made.model.spent.cells == 2 * len(unit_of(made).given.control)
 
 
 def test_an_adaptive_solver() -> None:
@@ -156,7 +156,7 @@ def test_the_extractor_is_frozen() -> None:
     """It is no part of the weights, and what it says carries no gradient."""
     made = trained()
     assert not any("fitted" in name or "extractor" in name for name in made.model.state_dict())
-    latents = made.model.latents(unit_of(made).expression, unit_of(made).level, torch.arange(3))
+    latents = made.model.latents(unit_of(made).expression, unit_of(made).given.level, torch.arange(3))
     assert not latents.z_NKD.requires_grad
 
 

@@ -1,7 +1,7 @@
 """Softmax attention in clusters of queries that share most of their sources, some clusters at a time.
 
-T queries and R sources of all samples, N clusters of q queries and U sources, H heads, K key and V value width, W = H
-(K + V), c clusters at a time.
+T queries and R sources of all samples, N clusters of q queries and U sources, H heads, K key and V value width, c
+clusters at a time.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from core.kinds import Batch
 
+EXPRESSION = "expression"
 
+
+@final
 @attrs.frozen(kw_only=True)
 class Given:
     """What responses are made from, one row a cell."""
@@ -35,11 +38,13 @@ GIVEN = tuple(field.name for field in attrs.fields(Given))
 
 @final
 @attrs.frozen(kw_only=True)
-class Cells(Given):
+class Cells:
     """Rows of a batch, each cell by itself; rows that are padding hold zeros."""
 
     expression: Tensor
     """(M, G)"""
+    given: Given
+    """what they are responses of"""
     real: Tensor
     """(M,) bool"""
     group: Tensor
@@ -50,8 +55,8 @@ class Cells(Given):
         """The cells of all sets, in order."""
         real_BN = batch.real_BN
         shown = {
-            name: torch.where(real_BN[..., None], batch.fields[name], 0).flatten(0, 1)
-            for name in ("expression", *GIVEN)
+            name: torch.where(real_BN[..., None], batch.fields[name], 0).flatten(0, 1) for name in (EXPRESSION, *GIVEN)
         }
         group_BN = torch.arange(len(real_BN), device=real_BN.device)[:, None].expand(real_BN.shape)
-        return cls(**shown, real=real_BN.flatten(), group=group_BN.flatten())
+        expression = shown.pop(EXPRESSION)
+        return cls(expression=expression, given=Given(**shown), real=real_BN.flatten(), group=group_BN.flatten())

@@ -41,7 +41,7 @@ def embed(system: Perturb, model: Responder, unit: Batch, layer: str, patch: int
     found = []
     for rows in torch.arange(len(cells.real)).split(min(patch, system.cells_per_call or patch)):
         found.append(
-            make(system, model, cells.expression[rows].to(device), cells.at(rows, device)).float().cpu().numpy()
+            make(system, model, cells.expression[rows].to(device), cells.given.at(rows, device)).float().cpu().numpy()
         )
     return np.concatenate(found)
 

@@ -90,7 +90,7 @@ def units(source: Source, split: str, streams: Streams) -> Iterator[Unit]:
             name=unit.units[0],
             stratum=apart(unit.units[0])[1],
             expression=cells.expression.numpy(),
-            given=cells,
+            given=cells.given,
         )
 
 

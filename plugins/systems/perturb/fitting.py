@@ -8,8 +8,8 @@ from core.kinds import Source
 from core.kinds.extractor import Extractor
 from core.nn.correlated import most_correlated
 from core.train.streams import Streams
-from plugins.systems.perturb.cells import Cells
-from plugins.systems.perturb.network import CONTROLS, GENES, LATENT, MEAN, NEIGHBOURS, PROBE, PROBED, SPREAD, Origin
+from plugins.systems.perturb.cells import EXPRESSION, GIVEN, Cells
+from plugins.systems.perturb.network import CONTROLS, GENES, LATENT, MEAN, NEIGHBOURS, PROBE, SPREAD, Origin
 
 MOST_NEIGHBOURS = 64
 """co-expressed genes that are found for each gene; a network reads the first of them"""
@@ -24,7 +24,7 @@ def fitted_to(source: Source, streams: Streams, extractor: Extractor | None, ori
     genes, perturbations = source.names("genes"), source.names("perturbations")
     place = {gene: code for code, gene in enumerate(genes)}
     mean_V = expression_nV.mean(0, dtype=np.float64)
-    origin_nV = np.concatenate([one.level.numpy() for one in cells]) if origin == CONTROLS else np.float32(mean_V)
+    origin_nV = np.concatenate([one.given.level.numpy() for one in cells]) if origin == CONTROLS else np.float32(mean_V)
     apart_nV = expression_nV - origin_nV
     fitted = {
         MEAN: mean_V,
@@ -35,7 +35,8 @@ def fitted_to(source: Source, streams: Streams, extractor: Extractor | None, ori
     }
     rng = np.random.default_rng(streams.generator("probes").initial_seed())
     chosen = np.sort(rng.permutation(len(expression_nV))[:MOST_PROBES])
-    fitted |= {PROBE + m: np.concatenate([getattr(one, m).numpy() for one in cells])[chosen] for m in PROBED}
+    fitted[PROBE + EXPRESSION] = expression_nV[chosen]
+    fitted |= {PROBE + m: np.concatenate([getattr(one.given, m).numpy() for one in cells])[chosen] for m in GIVEN}
     if extractor is not None:
         state = extractor.fit(apart_nV if extractor.relative else expression_nV, genes, streams).state()
         fitted |= {f"{LATENT}{name}": values for name, values in state.items()}

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from core.kinds import FlowPath, Tree
-from plugins.systems.perturb.cells import GIVEN, Given
+from plugins.systems.perturb.cells import EXPRESSION, GIVEN, Given
 from plugins.systems.perturb.network import PROBE, Responder
 from plugins.systems.perturb.zeros import thresholds
 
 if TYPE_CHECKING:
     from plugins.systems.perturb.system import Perturb
 
-EXPRESSION, LATENT = "expression", "latent"
+LATENT = "latent"
 TOKENS = 128_000
 """genes of all cells of a call where nobody says how many cells it has"""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.errors import UserError
 from core.kinds import Aux, Tree
 from core.kinds.extractor import Extractor, Fitted, Latents
-from plugins.systems.perturb.cells import GIVEN
+from plugins.systems.perturb.cells import EXPRESSION, GIVEN
 
 Origin = Literal["controls", "mean"]
 """what expression is measured from: control cells of a cell's own stratum, or all training cells"""
@@ -26,7 +26,7 @@ GENES = "perturbed_genes"
 MEAN, SPREAD = "mean", "spread"
 PROBE = "probe_"
 """before the names of fields of training cells from which zeros are calibrated"""
-PROBED = ("expression", *GIVEN)
+PROBED = (EXPRESSION, *GIVEN)
 
 
 OPTIONS = ("streams", "kept", "still")

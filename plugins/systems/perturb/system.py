@@ -205,25 +205,25 @@ class Perturb(System):
     def step(self, model: nn.Module, batch: Batch, streams: Streams, step: int) -> Terms:
         assert isinstance(model, Responder)
         seen = Cells.of(batch)
-        device, count = seen.real.device, len(seen.real)
+        given, device, count = seen.given, seen.real.device, len(seen.real)
         gene_K = self._genes(model, streams, step).to(device)
-        flow_MK, control_MK = (model.centred(x, seen.level)[:, gene_K] for x in (seen.expression, seen.control))
+        flow_MK, control_MK = (model.centred(x, given.level)[:, gene_K] for x in (seen.expression, given.control))
         drawn = self.time.assign(count, self.streams, streams.generator("time", step))
         times = {m: t.to(device) for m, t in drawn.times.items()}
         noise = streams.generator("noise", step)
-        start = generate.noise_like(self, model, seen, noise)[:, gene_K]
+        start = generate.noise_like(self, model, given, noise)[:, gene_K]
         real_MK = seen.real[:, None].expand(flow_MK.shape)
         points = {EXPRESSION: self.path.point(start, flow_MK, times[EXPRESSION])}
         asked = {EXPRESSION: real_MK}
         if LATENT in self.streams:
-            latents = model.latents(seen.expression, seen.level, gene_K)
+            latents = model.latents(seen.expression, given.level, gene_K)
             fresh = torch.randn(latents.z_NKD.shape, generator=noise).to(device)
             points[LATENT] = self.path.point(fresh, latents.z_NKD, times[LATENT])
             asked[LATENT] = real_MK & latents.covered_NK if self.latent_of == "covered" else real_MK
         fields = {
             "control": control_MK[..., None],
             "gene": gene_K.expand(count, -1),
-            "perturbation": seen.perturbation,
+            "perturbation": given.perturbation,
             "told": self._told(count, streams, step, model.training).to(device),
         }
         shown = {m: point.x_t[..., None] if m == EXPRESSION else point.x_t for m, point in points.items()}
@@ -302,7 +302,7 @@ class Perturb(System):
         assert isinstance(model, Responder)
         if draws < 1:
             raise UserError("--draws 0: cells are drawn, and no mean of them is predicted; ask for one draw or more")
-        given = Cells.of(unit)
+        given = Cells.of(unit).given
         made = [
             self.cells(model, given, streams.generator(f"sample:{mode}", index, draw), streams) for draw in range(draws)
         ]
