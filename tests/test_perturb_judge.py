@@ -178,6 +178,23 @@ def test_no_better() -> None:
     assert "worse than the perturbed mean" in no_better(below, rival, rng)
 
 
+def test_one_condition_proves_nothing() -> None:
+    """With a single condition there is no interval and no verdict, only what was seen."""
+    rng = np.random.default_rng(0)
+    low, high = Graded.mean({"A": 0.2}), Graded.mean({"A": 0.5})
+    said = no_better(low, high, rng)
+    assert "-0.300; one condition has no interval" in said
+    assert "worse" not in said
+    assert no_better(high, low, rng) == ""
+
+
+def test_zeros_are_told_by_their_direction() -> None:
+    """Too few zeros want restoring; of too many that would be no advice."""
+    full, half = {"A": np.ones((4, 6))}, {"A": np.tile([0.0, 1.0], (4, 3))}
+    assert "too few: restore zeros" in zeros(full, half)
+    assert "too many" in zeros(half, full)
+
+
 def test_every_metric_is_told(truth: Truth) -> None:
     """All installed metrics of groups score the made prediction, and all but descriptions have a direction."""
     found = judge(truth, {MODEL: screen_of(HELD)}, metrics(*every()), np.random.default_rng(0), ceiling=False)

@@ -23,7 +23,10 @@ P = TypeVar("P")
 Drawable: TypeAlias = Union[P, SearchStrategy[P]]  # noqa: UP007 - `|` takes no type variable
 
 law = settings(
-    deadline=None, max_examples=14, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+    deadline=None,
+    max_examples=12,
+    # A configuration that contradicts itself is drawn again, and of some pieces most do.
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 seeds = st.integers(0, 2**32)
 

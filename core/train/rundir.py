@@ -86,6 +86,8 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((path / "run.json").read_text("utf-8"))
+    except NotADirectoryError:
+        raise UserError(f"{path} is a file; a run's directory is wanted, or a folder of `core export`") from None
     except FileNotFoundError:
         raise UserError(f"{path} holds no run (no run.json). `core run` begins one.") from None
     except (OSError, ValueError) as error:

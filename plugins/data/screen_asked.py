@@ -115,7 +115,10 @@ def read_list(
     elif len(head) == 1:
         head, body = [CONDITION], lines
     else:
-        raise UserError(f"{path.name} has {len(head)} columns and none is called {CONDITION!r}.{near(CONDITION, head)}")
+        raise UserError(
+            f"{path.name} has {len(head)} columns and none is called {CONDITION!r}.{near(CONDITION, head)} "
+            f"Give one condition a line, or a table whose first line names its columns, {CONDITION} among them"
+        )
     found = []
     for number, row in enumerate(body, 1):
         if len(row) != len(head):
@@ -125,7 +128,7 @@ def read_list(
         # A column with gaps is one of floats for many tools, which then write 50 as 50.0.
         count = told.removesuffix(".0")
         if not count.isdecimal():
-            raise UserError(f"{path.name}, condition {number}: {CELLS} = {told!r} is no whole number")
+            raise UserError(f"{path.name}, condition {number}: {CELLS} = {told!r} is no whole number from 0 on")
         label = cells.pop(CONDITION)
         given = {name: level for name, level in cells.items() if level}
         found.append(_request(label, labels, covariates, given, int(count), f"{path.name}, condition {number}"))
@@ -169,6 +172,7 @@ def _checked(found: list[Request], names: Collection[str], together: int, who: s
             )
         key = (one.members, tuple(sorted(one.levels.items())))
         if key in seen:
-            raise UserError(f"{who}: {one.label!r} is asked for twice (also as {seen[key]!r}): name it once")
+            also = "" if seen[key] == one.label else f" (also as {seen[key]!r})"
+            raise UserError(f"{who}: {one.label!r} is asked for twice{also}: name it once")
         seen[key] = one.label
     return found

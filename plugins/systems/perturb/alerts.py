@@ -70,9 +70,14 @@ def zeros(predicted: Groups, real: Groups) -> str:
     gap = float(np.abs(found - wanted).mean())
     if gap <= GAP:
         return ""
+    remedy = (
+        "too few: restore zeros before cells are judged"
+        if found.mean() < wanted.mean()
+        else "too many: small values were taken for zeros, or the model was trained too little"
+    )
     return (
-        f"{found.mean():.0%} of predicted values are exactly 0 and {wanted.mean():.0%} of real ones. Every metric of "
-        "differing genes is distorted by that: restore zeros before cells are judged."
+        f"{found.mean():.0%} of predicted values are exactly 0 and {wanted.mean():.0%} of real ones, {remedy}. Every "
+        "metric of differing genes is distorted by that."
     )
 
 
@@ -109,13 +114,20 @@ def no_better(model: Graded, rival: Graded, rng: np.random.Generator) -> str:
     if not shared:
         return ""
     gain = Graded.mean({name: model.groups[name] - rival.groups[name] for name in shared})
+    told = "the perturbed mean, one prediction for all conditions: difference"
+    if len(shared) == 1:
+        said = (
+            f"By pearson_delta the prediction of the single condition is below {told} {gain.value:+.3f}; one condition "
+            "has no interval, so this may be chance."
+        )
+        return "" if gain.value > 0 else said
     low, high = interval(gain, rng)
     if low > 0:
         return ""
     word = "worse than" if high < 0 else "no better than"
     return (
-        f"By pearson_delta the prediction is {word} the perturbed mean, one prediction for all conditions: difference "
-        f"{gain.value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f} over {len(shared)} conditions."
+        f"By pearson_delta the prediction is {word} {told} {gain.value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f} "
+        f"over {len(shared)} conditions."
     )
 
 
