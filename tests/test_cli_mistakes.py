@@ -272,7 +272,7 @@ MISTAKES = {
     "explain --dry-run": "dry_run: unknown parameter",
     "resume": "which run? usage: core resume RUN",
     "resume nowhere": "nowhere holds no run (no run.json). `core run` begins one.",
-    "resume good.toml": "good.toml/run.json cannot be read",
+    "resume good.toml": "good.toml is a file; a run's directory is wanted",
     "resume folder.toml --seed 3": "folder.toml holds no run",
     "resume a b": "`core resume` takes one run directory, not a and b",
     "report": "which run? usage: core report RUN",
