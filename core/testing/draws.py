@@ -24,7 +24,7 @@ Drawable: TypeAlias = Union[P, SearchStrategy[P]]  # noqa: UP007 - `|` takes no 
 
 law = settings(
     deadline=None,
-    max_examples=12,
+    max_examples=14,
     # A configuration that contradicts itself is drawn again, and of some pieces most do.
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -17,7 +17,7 @@ from core.kinds.loss import ValueLoss
 ANYTHING = (0.0, 1e30, float("inf"), float("nan"))
 """what padding may hold"""
 
-law = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.differing_executors])
+law = settings(deadline=None, max_examples=14, suppress_health_check=[HealthCheck.differing_executors])
 sizes = st.integers(1, 7)
 seeds = st.integers(0, 2**32)
 

@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from core.kinds.metric import Metric, Tally
 
 law = settings(
-    deadline=None, max_examples=12, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.data_too_large]
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.data_too_large]
 )
 seeds = st.integers(0, 2**32)
 

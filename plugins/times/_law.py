@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from plugins.shared.shift import shifted
 from plugins.times.shared import BELOW_ONE, uniform
 
 Law = Literal["uniform", "logit_normal"]
@@ -27,8 +28,8 @@ def drawn(law: Law, mean: float, sd: float, count: int, generator: torch.Generat
 
 
 def warped(t_B: Tensor, shift: float) -> Tensor:
-    """t a / (1 + (a - 1) t): times moved towards the data (a > 1) or the noise (a < 1); 0 and 1 stay."""
-    return (t_B * shift / (1.0 + (shift - 1.0) * t_B)).clamp(max=BELOW_ONE)
+    """As `shifted`, times that are not clean staying so in single precision."""
+    return shifted(t_B, shift).clamp(max=BELOW_ONE)
 
 
 def leader(streams: tuple[str, ...], first: str) -> str:

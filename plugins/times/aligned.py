@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from core.params import knob, params
+from plugins.shared.shift import shifted
 from plugins.times._law import warped
 from plugins.times._staged import Staged
 
@@ -42,4 +43,4 @@ class Aligned(Staged):
         if stream == self.leader(streams):
             return at, 1.0
         a = 1.0 / self.shift
-        return at * a / (1.0 + (a - 1.0) * at), a / (1.0 + (a - 1.0) * at) ** 2
+        return shifted(at, a), a / (1.0 + (a - 1.0) * at) ** 2

@@ -25,9 +25,6 @@ class Given:
     perturbation: Tensor
     """(M, P) int64, 0 for none"""
 
-    def __len__(self) -> int:
-        return len(self.control)
-
     def at(self, rows: Tensor, device: torch.device) -> Given:
         """Some rows, where a network is."""
         return Given(**{name: getattr(self, name)[rows].to(device) for name in GIVEN})

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from core.kinds import FlowPath, Tree
+from plugins.shared.shift import shifted
 from plugins.systems.perturb.cells import EXPRESSION, GIVEN, Given
 from plugins.systems.perturb.network import PROBE, Responder
 from plugins.systems.perturb.zeros import thresholds
@@ -157,11 +158,11 @@ def _solve(system: Perturb, model: Responder, state: Tree, given: Given, *, taug
 
 
 def grid_of(steps: int, shift: float) -> list[float]:
-    """Times of a stage's steps from 0 to 1, even ones moved as Esser et al. 2024 (arXiv:2403.03206, eq. 23) move them.
+    """Times of a stage's steps from 0 to 1, even ones shifted.
 
     A shift below 1 puts more of them near the noise, as Baade et al. 2026 (arXiv:2602.11401) do for their first stage.
     """
-    return [t * shift / (1.0 + (shift - 1.0) * t) for t in np.linspace(0.0, 1.0, steps + 1).tolist()]
+    return [shifted(t, shift) for t in np.linspace(0.0, 1.0, steps + 1).tolist()]
 
 
 @final
