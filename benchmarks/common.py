@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+
+from core.__main__ import keeping
+
+MEMORY: dict[str, dict[str, str]] = {"given back": {}, "kept": keeping({}) or {}}
+"""what is added to the environment, by what becomes of memory that was freed: as a bare process does, as `core` does"""
 
 
 def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int, warm: int = 1) -> dict[str, float]:
@@ -27,3 +35,29 @@ def ratio_line(what: str, ours: float, theirs: float, bar: float | None = None) 
     ratio = theirs / ours
     verdict = "" if bar is None else f" (bar {bar:g}: {'reached' if ratio >= bar else 'MISSED'})"
     return f"{what}: {ratio:.2f} times faster{verdict}"
+
+
+def median_seconds(run: Callable[[], object], repeats: int, warm: int = 1) -> tuple[float, float]:
+    """CPU seconds of the median call of `repeats`, after `warm` others: computing, and the system's."""
+    for _ in range(warm):
+        run()
+    taken = []
+    for _ in range(repeats):
+        start = os.times()
+        run()
+        now = os.times()
+        taken.append((now.user - start.user, now.system - start.system))
+    return sorted(taken, key=sum)[repeats // 2]
+
+
+def apart(module: str, *argv: str, memory: str) -> list[float]:
+    """The numbers that `python -m module argv` prints in a process of its own, with memory as of `MEMORY`.
+
+    Raises:
+        RuntimeError: it failed, or was killed, as for want of memory.
+    """
+    command = [sys.executable, "-m", module, *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | MEMORY[memory])
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    return [float(number) for number in done.stdout.split()]

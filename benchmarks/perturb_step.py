@@ -11,6 +11,11 @@ each side is timed and counted so often, unless `--whole`. The floor of a case i
 the machine reached on large ones between the turns. The loss of samples and extractors are timed by themselves. Memory
 is the peak of a fresh process, above what it was with the network built (Linux).
 
+Explicit maps are of 128 MB each, and glibc asks the system for each anew, which costs more or less from machine to
+machine and depends on what the process did before. So every timing is that of a fresh process after three calls to
+warm up, and comes twice: with memory given back, as in any process, and kept, as the command `core` does, where little
+but computing is compared.
+
 B cells, N genes, D width, H heads, K head width.
 """
 
@@ -19,6 +24,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,8 +37,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.attention import high_water
-from benchmarks.common import interleaved, ratio_line
-from benchmarks.spatial_step import turns
+from benchmarks.common import MEMORY, apart, interleaved, median_seconds, ratio_line
+from benchmarks.spatial_step import rate, turns
 from core.config import resolve_part
 from core.kinds import Card, Parts
 from core.train.streams import Streams
@@ -40,6 +46,8 @@ from core.train.streams import Streams
 CELLS, GENES, WIDTH, DEPTH, HEADS, DROPOUT, NEAR = 16, 500, 128, 4, 8, 0.1, 30
 POINTS = 20
 CALLS = 4 * (POINTS - 1)
+WARM = 3
+"""calls until kept memory is that of one call"""
 BAR, SMALLER = 3.0, 3.0
 """how many times faster, and how many times less memory"""
 PER_GENE = 1.25
@@ -297,24 +305,27 @@ def report(options: argparse.Namespace) -> None:
     sizes = {side: sum(p.numel() for p in call(side)[0].parameters()) for side in ("ours", "plain", "cascade")}
     print(", ".join(f"{side} {size / 1e6:.2f} M parameters" for side, size in sizes.items()))
     lines = []
-    sides = ("ours", "cascade", "plain")
-    work = {side: products(side) for side in sides}
-    took, reached = turns({side: step(side) for side in sides}, options.repeats)
-    print("training step (floor): " + times_of(took, {s: 3 * work[s] / reached for s in sides}), flush=True)
-    lines.append(ratio_line("training step", took["ours"], took["plain"], BAR))
-    apart, _ = turns(beside(), options.repeats)
+    for memory in MEMORY:
+        for what in ("training step", "generation"):
+            calls = CALLS if what == "generation" and not options.whole else 1
+            sides = ("ours", "plain") if what == "generation" else ("ours", "cascade", "plain")
+            took, reached = fresh("whole" if options.whole and calls == 1 else what, sides, memory, options.repeats)
+            passes = CALLS if what == "generation" else 3
+            told = (
+                f"{side} {calls * sum(took[side]):.2f} s ({passes * products(side) / reached:.2f} s; "
+                f"{calls * took[side][1]:.2f} s)"
+                for side in sides
+            )
+            print(f"{what}, memory {memory} (floor; the system's): {', '.join(told)}", flush=True)
+            lines.append(ratio_line(f"{what}, memory {memory}", sum(took["ours"]), sum(took["plain"]), BAR))
+    run = step("ours")
+    of_ours = sum(median_seconds(run, options.repeats))
+    alone, _ = turns(beside(), options.repeats)
     print(
         "beside a step of ours: "
-        + ", ".join(f"{name} {1e3 * t:.1f} ms ({t / took['ours']:.1%})" for name, t in apart.items()),
+        + ", ".join(f"{name} {1e3 * t:.1f} ms ({t / of_ours:.1%})" for name, t in alone.items()),
         flush=True,
     )
-    times = 1 if options.whole else CALLS
-    made = generation if options.whole else velocity
-    took, reached = turns({side: made(side) for side in ("ours", "plain")}, options.repeats)
-    whole = {side: t * times for side, t in took.items()}
-    floors = {side: CALLS * work[side] / reached for side in whole}
-    print(f"RK4 over {POINTS} points (floor): {times_of(whole, floors)}", flush=True)
-    lines.append(ratio_line("generation", took["ours"], took["plain"], BAR))
     if options.memory:
         most = {side: peak(side) for side in ("ours", "plain")}
         less = most["plain"] / most["ours"]
@@ -331,8 +342,17 @@ def report(options: argparse.Namespace) -> None:
     print("\n".join(lines))
 
 
-def times_of(took: dict[str, float], floors: dict[str, float]) -> str:
-    return ", ".join(f"{side} {t:.2f} s ({floors[side]:.2f} s)" for side, t in took.items())
+def fresh(what: str, sides: tuple[str, ...], memory: str, repeats: int) -> tuple[dict[str, tuple[float, float]], float]:
+    """CPU seconds of the median process of each side, computing and the system's, the sides taking turns, and the
+    median rate of matrix products between them."""
+    taken: dict[str, list[list[float]]] = {side: [] for side in sides}
+    rates = []
+    for _ in range(repeats):
+        for side in sides:
+            taken[side].append(apart("benchmarks.perturb_step", "--one", side, what, memory=memory))
+            rates.append(rate())
+    medians = {side: sorted(found, key=sum)[len(found) // 2] for side, found in taken.items()}
+    return {side: (computing, system) for side, (computing, system) in medians.items()}, statistics.median(rates)
 
 
 def main() -> None:
@@ -341,9 +361,14 @@ def main() -> None:
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--whole", action="store_true", help="time all calls of a generation, and not one of them")
     parser.add_argument("--peak", metavar="SIDE", help="print one peak in MiB and end")
+    parser.add_argument("--one", nargs=2, metavar=("SIDE", "WHAT"), help="print seconds of one and end")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.peak:
+    if options.one:
+        side, what = options.one
+        made = {"training step": step, "generation": velocity, "whole": generation}[what]
+        print(*median_seconds(made(side), 1, warm=0 if what == "whole" else WARM))
+    elif options.peak:
         run = step(options.peak)
         begun = high_water()
         run()

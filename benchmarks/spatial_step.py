@@ -6,7 +6,9 @@ One set of cells, 500 genes, forward, loss and backward, one thread, CPU time, b
 backbone `alphastomics` with `gated_headwise`; `plain` reads the very same parameters and says each step in one line of
 PyTorch, without padding, as one would write it down. The floor of a case is its matrix products over the rate that the
 machine reached on large ones between the turns. Memory is the peak of a fresh process (Linux). Where cost should be
-linear in cells, what the system takes to provide new memory is told apart: it differs from machine to machine.
+linear in cells, each size has a process of its own, a step to warm up, and what the system takes to provide new memory
+told apart: it differs from machine to machine. glibc gives tensors of more than 32 MB back at once and asks for each
+anew; `kept` is a process that keeps them, as the command `core` does.
 
 N cells, G genes, P axes of space, D width, H heads, K head width.
 """
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.attention import high_water
-from benchmarks.common import ratio_line
+from benchmarks.common import MEMORY, apart, median_seconds, ratio_line
 from core.config import resolve_part
 from core.kinds import Card, Parts
 from core.train.streams import Streams
@@ -203,6 +205,12 @@ def peak(side: str, cells: int) -> float:
     return float(done.stdout) if done.returncode == 0 else math.nan
 
 
+def linear(cells: int, memory: str) -> tuple[float, float]:
+    """us of CPU time a cell in a fresh process: computing, and the system's."""
+    found = apart("benchmarks.spatial_step", "--one", str(cells), memory=memory)
+    return 1e6 * found[0] / cells, 1e6 * found[1] / cells
+
+
 def report(options: argparse.Namespace) -> None:
     """Print each case beside its floor, and how it stands against its bar."""
     load = os.getloadavg()[0]
@@ -224,26 +232,20 @@ def report(options: argparse.Namespace) -> None:
         most = {side: peak(side, 4096) for side in ("ours", "near", "plain")}
         print(", ".join(f"{side} {gb:.2f} GB" for side, gb in most.items()) + " at the peak, 4096 cells")
         lines.append(f"memory: {most['ours']:.2f} GB (bar {PEAK:g}: {'reached' if most['ours'] < PEAK else 'MISSED'})")
-    each: list[float] = []
-    if options.linear:
-        step("near", options.linear[0], recompute=True, mse=True)()  # the first step of a process costs more
-    for cells in options.linear:
-        run = step("near", cells, recompute=True, mse=True)
-        took = []
-        for _ in range(max(1, options.linear[-1] // (3 * cells))):
-            begin = os.times()
-            run()
-            took.append([1e6 * (now - then) / cells for now, then in zip(os.times()[:2], begin[:2], strict=True)])
-        computing, system = sorted(took, key=sum)[len(took) // 2]
-        each.append(computing + system)
-        print(
-            f"{cells:6} cells, neighbours({NEAR}), layers recomputed: {each[-1]:.0f} us a cell, of which "
-            f"{system:.0f} of the system for memory; median of {len(took)}",
-            flush=True,
+    for memory in MEMORY if options.linear else ():
+        each = [linear(cells, memory) for cells in options.linear]
+        for cells, (computing, system) in zip(options.linear, each, strict=True):
+            print(
+                f"{cells:6} cells, neighbours({NEAR}), layers recomputed, memory {memory}: {computing + system:.0f} us "
+                f"a cell, of which {system:.0f} of the system for memory",
+                flush=True,
+            )
+        growth, of_computing = sum(each[-1]) / sum(each[0]), each[-1][0] / each[0][0]
+        verdict = "reached" if growth <= LINEAR else "MISSED"
+        lines.append(
+            f"linear in cells, memory {memory}: {growth:.2f} times the time a cell (bar {LINEAR}: {verdict}), "
+            f"{of_computing:.2f} times the computing"
         )
-    if each:
-        verdict = "reached" if each[-1] <= LINEAR * each[0] else "MISSED"
-        lines.append(f"linear in cells: {each[-1] / each[0]:.2f} times the time a cell (bar {LINEAR}: {verdict})")
     print("\n".join(lines))
 
 
@@ -254,9 +256,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=16, help="turns at 512 cells; fewer for more cells")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--peak", nargs=2, metavar=("SIDE", "CELLS"), help="print one peak in GB and end")
+    parser.add_argument("--one", type=int, metavar="CELLS", help="print seconds of a step under neighbours and end")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.peak:
+    if options.one:
+        print(*median_seconds(step("near", options.one, recompute=True, mse=True), 1 + 2 * (20000 // options.one)))
+    elif options.peak:
         step(options.peak[0], int(options.peak[1]))()
         print(high_water() * 2**20 / 1e9)
     else:
