@@ -508,6 +508,32 @@ def test_zeros_of_generated_training_cells() -> None:
     assert 0 < kept.sum() < kept.size
 
 
+def test_zeros_of_generated_controls() -> None:
+    """Controls generated for a stratum have its true share of zeros, to within one cell, whatever stands by it."""
+    made = trained("--zeros=controls")
+    probes = Given(**{name: torch.from_numpy(made.model.probes[PROBE + name]) for name in GIVEN})
+    silent = torch.arange(probes.control.shape[1]) % 3 == 0
+    other = Given(
+        control=probes.control.masked_fill(silent, 0.0), level=probes.level + 1.0, perturbation=probes.perturbation
+    )
+    seed = int(Streams(0).generator("zeros").initial_seed())
+    with made.evaluating(), torch.no_grad():
+        alone = []
+        for one in (probes, other):
+            still = attrs.evolve(one, perturbation=torch.zeros_like(one.perturbation))
+            found = made.system.cells(made.model, still, rng(seed), Streams(0))
+            wanted, share = (one.control.numpy() == 0).mean(0), (found["expression"] == 0).mean(0)
+            floor = (found["raw"] <= 0).mean(0)
+            assert (np.abs(share - np.maximum(wanted, floor)) <= 1 / len(one.control) + 1e-9).all()
+            alone.append(generate.calibrated(made.system, made.model, seed, one))
+        both = Given(**{name: torch.cat([getattr(probes, name), getattr(other, name)]) for name in GIVEN})
+        together = generate.calibrated(made.system, made.model, seed, both)
+        nobody = generate.calibrated(made.system, made.model, seed, both.at(torch.arange(0), torch.device("cpu")))
+    np.testing.assert_array_equal(together, np.concatenate(alone))
+    assert np.isinf(alone[1][:, silent]).all()
+    assert nobody.shape == (0, probes.control.shape[1])
+
+
 # What is kept
 
 

@@ -23,6 +23,7 @@ from perturbed import SMALL, calls, changed, make, recorded, trained, trainer, u
 from plugins.solvers.adaptive import Adaptive
 from plugins.solvers.rk4 import Rk4
 from plugins.systems.perturb import generate
+from plugins.systems.perturb.cells import Cells
 from plugins.systems.perturb.network import Spent
 from plugins.systems.perturb.pictures import pictures
 from plugins.systems.perturb.zeros import thresholds, with_zeros
@@ -189,11 +190,12 @@ def test_zeros_are_as_frequent_as_in_training() -> None:
 def test_thresholds_are_of_the_weights_and_of_how_cells_are_made() -> None:
     """Worked out once for each way of generating, and anew for weights that went on being trained."""
     made = trainer([])
+    given = Cells.of(next(iter(made.source.split("test", Streams(0)).units()))).given
     with made.evaluating(), torch.no_grad():
-        first = generate.calibrated(made.system, made.model, 0)
-        assert generate.calibrated(made.system, made.model, 0) is first
-        assert generate.calibrated(attrs.evolve(made.system, sampling=1), made.model, 0) is not first
-        assert generate.calibrated(attrs.evolve(made.system, zeros="none"), made.model, 0) is None
+        first = generate.calibrated(made.system, made.model, 0, given)
+        assert generate.calibrated(made.system, made.model, 0, given) is first
+        assert generate.calibrated(attrs.evolve(made.system, sampling=1), made.model, 0, given) is not first
+        assert generate.calibrated(attrs.evolve(made.system, zeros="none"), made.model, 0, given) is None
     made.step()
     assert not made.model.thresholds
 

@@ -9,12 +9,11 @@ from core.kinds.extractor import Extractor
 from core.nn.correlated import most_correlated
 from core.train.streams import Streams
 from plugins.systems.perturb.cells import EXPRESSION, GIVEN, Cells
+from plugins.systems.perturb.generate import MOST_PROBES
 from plugins.systems.perturb.network import CONTROLS, GENES, LATENT, MEAN, NEIGHBOURS, PROBE, SPREAD, Origin
 
 MOST_NEIGHBOURS = 64
 """co-expressed genes that are found for each gene; a network reads the first of them"""
-MOST_PROBES = 256
-"""training cells from which zeros are calibrated"""
 
 
 def fitted_to(source: Source, streams: Streams, extractor: Extractor | None, origin: Origin) -> dict[str, np.ndarray]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from plugins.systems.perturb.system import Perturb
 
 LATENT = "latent"
+MOST_PROBES = 256
+"""cells from which zeros are calibrated"""
 TOKENS = 128_000
 """genes of all cells of a call where nobody says how many cells it has"""
 
@@ -208,8 +210,14 @@ class _Stage:
         return {m: found[m] for m in wanted}
 
 
-def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | None:
-    """Thresholds (G,) of zeros from generated training cells; None where the output is to stay as it is."""
+def calibrated(system: Perturb, model: Responder, seed: int, given: Given) -> np.ndarray | None:
+    """Thresholds of zeros, (G,) or one row a cell of `given`; None where the output is to stay as it is.
+
+    Of generated training cells, the same for whatever is asked; or, where `zeros` is `controls`, of control cells that
+    are generated from those of `given`, for each stratum by itself, whose level tells it.
+    """
+    if system.zeros == "controls":
+        return _of_controls(system, model, seed, given)
     if system.zeros == "none" or not model.probes:
         return None
     how = (seed, system)
@@ -218,3 +226,17 @@ def calibrated(system: Perturb, model: Responder, seed: int) -> np.ndarray | Non
         made_MG = raw(system, model, given, torch.Generator().manual_seed(seed))
         model.thresholds[how] = thresholds(made_MG, model.probes[PROBE + EXPRESSION])
     return model.thresholds[how]
+
+
+def _of_controls(system: Perturb, model: Responder, seed: int, given: Given) -> np.ndarray:
+    """Thresholds (M, G) by which what is generated without a perturbation has the given control cells' zeros."""
+    untouched = attrs.evolve(given, perturbation=torch.zeros_like(given.perturbation))
+    found_MG = np.zeros(tuple(given.control.shape), np.float32)
+    _, stratum_M = torch.unique(given.level.cpu(), dim=0, return_inverse=True)
+    for stratum in range(int(stratum_M.max()) + 1 if len(stratum_M) else 0):
+        rows = (stratum_M == stratum).nonzero()[:, 0]
+        some = rows[:MOST_PROBES]
+        asked = untouched.at(some, given.control.device)
+        made_mG = raw(system, model, asked, torch.Generator().manual_seed(seed))
+        found_MG[rows.numpy()] = thresholds(made_mG, asked.control.cpu().numpy())
+    return found_MG

@@ -118,8 +118,10 @@ class Perturb(System):
     guided_to: float = knob(1.0, "time of expression up to which it acts", gt=0.0, le=1.0)
     latent_guided_from: float = knob(0.0, "the same for the latent", ge=0.0, lt=1.0, acts="extractor!=none")
     latent_guided_to: float = knob(1.0, "the same for the latent", gt=0.0, le=1.0, acts="extractor!=none")
-    zeros: Literal["calibrated", "none"] = knob(
-        "calibrated", "exact zeros of the output: below a threshold of each gene, fitted to training cells; or none"
+    zeros: Literal["calibrated", "controls", "none"] = knob(
+        "calibrated",
+        "exact zeros of the output: below a threshold of each gene, from training cells or from controls of the cells' "
+        "own stratum; or none",
     )
     cells_per_call: int | None = knob(
         None, "cells that are generated at a time: memory, not results; none: as many as have 128,000 genes", ge=1,
@@ -284,7 +286,7 @@ class Perturb(System):
         """  # fmt: skip
         made_MG = generate.raw(self, model, given, generator)
         seed = int(streams.generator("zeros").initial_seed())
-        return {"expression": with_zeros(made_MG, generate.calibrated(self, model, seed)), "raw": made_MG}
+        return {"expression": with_zeros(made_MG, generate.calibrated(self, model, seed, given)), "raw": made_MG}
 
     def evaluate(self, model: nn.Module, source: Source, split: str, streams: Streams) -> Evaluation:
         assert isinstance(model, Responder)

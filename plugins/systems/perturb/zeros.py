@@ -2,7 +2,8 @@
 
 A flow gives every gene a value a little off 0, and metrics of differing genes then see expression where there is none:
 their tests rank all these values. So values below a threshold of each gene become 0, and the threshold is such that
-generated cells of training conditions have the training cells' share of zeros.
+generated cells of training conditions have the training cells' share of zeros, or generated control cells that of the
+true ones.
 """
 
 from __future__ import annotations
