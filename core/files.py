@@ -8,6 +8,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write under a temporary name beside `path`, flush to disk, rename.
@@ -27,6 +29,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def spare(out: Path, *, force: bool) -> None:
+    """Refuse to write over a file that a user named with -o, unless --force says so.
+
+    Raises:
+        UserError: it is there.
+    """
+    if out.exists() and not force:
+        raise UserError(f"-o {out} is there already: name another file, or give --force to write over it")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -243,6 +243,11 @@ class Registry:
             elsewhere = [k for k, n in self._rows if n == spoken.head and k != kind]
             hint = f" That is a name of kind {elsewhere[0]!r}." if elsewhere else ""
         known = ", ".join(row.spoken for row in rows) or "none installed"
+        if name.strip() == "none":
+            return (
+                f"'none' is no {kind}: where a piece may be left out, it says that there is none. Known: {known}. "
+                f"`core list {kind}` says what each is."
+            )
         return f"no {kind} is called {name!r}.{hint} Known: {known}. `core list {kind}` says what each is."
 
     def _choose(self, kind: str, name: str) -> Row | None:

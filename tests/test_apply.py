@@ -220,10 +220,11 @@ def test_joint_makes_cells_of_its_own(run: Path, core: Callable[..., Any], cells
     made = read(out)
     assert made.obs["section"].value_counts().to_dict() == {"a": 40, "b": 20}
     assert not set(made.obs_names) & set(read(file).obs_names)
-    said = core("sample", str(run), str(file), "--mode", "joint", "-o", str(out), "--draws", "2")
+    said = core("sample", str(run), str(file), "--mode", "joint", "-o", str(out), "--force", "--draws", "2")
     assert said.code == 2
     assert "nothing in common" in said.err
-    said = core("sample", str(run), str(file), "--mode", "expr_to_pos", "-o", str(out), "--draws", "100000000")
+    many = ("--draws", "100000000", "--force")
+    said = core("sample", str(run), str(file), "--mode", "expr_to_pos", "-o", str(out), *many)
     assert said.code == 2
     assert "--draws takes a whole number of at most 10,000" in said.err
 
@@ -239,7 +240,7 @@ def test_embedding(run: Path, core: Callable[..., Any], cells: Callable[..., Pat
     }
     for name, change in changes.items():
         out = file.with_name("z.h5ad")
-        assert core("embed", str(run), str(cells(change)), "-o", str(out)).code == 0
+        assert core("embed", str(run), str(cells(change)), "-o", str(out), "--force").code == 0
         found[name] = read(out).obsm["X_cellcore"]
         assert found[name].shape == (CELLS, 16)
         assert np.isfinite(found[name]).all()
@@ -390,7 +391,7 @@ def test_the_training_file_may_be_gone(core: Callable[..., Any], cells: Callable
     out = tmp_path / "out.h5ad"
     assert core("sample", str(run), str(other), "--mode", "expr_to_pos", "-o", str(out)).code == 0
     assert np.isfinite(read(out).obsm["spatial"]).all()
-    assert core("embed", str(run), str(other), "-o", str(out), "--layer", "encoder").code == 0
+    assert core("embed", str(run), str(other), "-o", str(out), "--layer", "encoder", "--force").code == 0
     said = core("evaluate", str(run))
     assert said.code == 2
     assert "there is no such file" in said.err
@@ -460,3 +461,22 @@ def test_results_have_a_place_before_the_work(run: Path, core: Callable[..., Any
     said = core("sample", str(run), str(file), "--mode", "expr_to_pos", "-o", str(file.with_name("x.csv")))
     assert said.code == 2
     assert "ends in .h5ad" in said.err
+
+
+@pytest.mark.parametrize("words", ["sample FILE --mode=expr_to_pos --draws=0", "embed FILE", "evaluate --metrics=rssd"])
+def test_a_file_is_written_over_only_with_force(
+    run: Path, core: Callable[..., Any], cells: Callable[..., Path], words: str
+) -> None:
+    """A file that is there stays as it was, to the byte, and the message says the way out; --force replaces it."""
+    file = cells()
+    verb, *rest = (str(file) if word == "FILE" else word for word in words.split())
+    out = file.with_name("mine.json" if verb == "evaluate" else "mine.h5ad")
+    out.write_bytes(b"mine")
+    said = core(verb, str(run), *rest, "-o", str(out))
+    assert said.code == 2
+    assert f"-o {out} is there already" in said.err
+    assert "--force" in said.err
+    assert out.read_bytes() == b"mine"
+    assert core(verb, "--force", str(run), *rest, "-o", str(out)).code == 0
+    assert out.stat().st_size > 100
+    assert "--force" in core(verb, "--help").out

@@ -233,6 +233,25 @@ def test_mistakes(files: Path, capsys: pytest.CaptureFixture[str], words: list[s
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("there", ["out.json", "out.csv"])
+def test_scores_are_written_over_only_with_force(files: Path, capsys: pytest.CaptureFixture[str], there: str) -> None:
+    """Neither of the two files that -o stands for is lost without --force, which does nothing else."""
+    words = ["evaluate", "some.h5ad", "r.h5ad", "--metrics", "mse", "--no-ceiling", "--no-baselines"]
+    Path(there).write_text("mine")
+    assert main([*words, "-o", "out.json"]) == 2
+    told = capsys.readouterr().err
+    assert f"-o {there} is there already" in told
+    assert "--force" in told
+    assert [path.read_text() for path in files.glob("out.*")] == ["mine"]
+    assert main([*words, "-o", "out.json", "--force"]) == 0
+    assert main([*words, "-o", "new.json"]) == 0
+    first, second = (json.loads(Path(name).read_text()) for name in ("out.json", "new.json"))
+    assert first | {"out": ""} == second | {"out": ""}
+    assert Path("out.csv").read_text() == Path("new.csv").read_text()
+    assert main([*words, "--force"]) == 2
+    assert "none is named" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("look", "said"), [("while True: pass", "did not end within"), ("import os; os.abort()", "crashed")]
 )
@@ -275,7 +294,7 @@ def test_each_file_may_call_its_conditions_otherwise(files: Path, capsys: pytest
         other = real.copy()
         other.obs = real.obs.rename(columns={"condition": name})
         other.write_h5ad("other.h5ad")
-        assert main(["evaluate", "some.h5ad", "other.h5ad", *more, *words, "b.json"]) == 0
+        assert main(["evaluate", "some.h5ad", "other.h5ad", *more, *words, "b.json", "--force"]) == 0
         assert f"obs['condition'] of some.h5ad, obs['{name}'] of other.h5ad" in capsys.readouterr().out
         assert scores(files / "b.json") == scores(files / "a.json")
     assert main(["evaluate", "some.h5ad", "other.h5ad"]) == 2

@@ -106,6 +106,12 @@ class TestUnknown:
             ("ffn", "moe4", "Did you mean 'moe'?"),
             ("gate", "cellcor/headwise", "Did you mean 'cellcore/headwise'?"),
             ("ffn", "headwise", "That is a name of kind 'gate'."),
+            (
+                "extractor",
+                "none",
+                "'none' is no extractor: where a piece may be left out, it says that there is none. Kno",
+            ),
+            ("backbone", "none", "`core list backbone` says what each is"),
             ("gate", "xyzzy", "Known: none, headwise, elementwise"),
             ("data", "cells.csv", "files must end in .h5ad"),
             ("data", "~/cells", "files must end in .h5ad"),

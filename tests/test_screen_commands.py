@@ -77,6 +77,18 @@ class TestSplit:
         assert (said.code, says in said.err) == (2, True)
         assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
 
+    def test_a_split_is_written_over_only_with_force(self, tmp_path: Path, core: Callable) -> None:
+        """What stands in a file that is there is kept, unless --force says otherwise."""
+        cells, out = saved(tmp_path / "cells.h5ad", adata()), tmp_path / "split.json"
+        out.write_text("mine")
+        words = ("data", "split", str(cells), "-o", str(out), "--cut.by=holdout", "--cut.hold=C,D")
+        said = core(*words)
+        assert said.code == 2
+        assert f"-o {out} is there already" in said.err
+        assert out.read_text() == "mine"
+        assert core(*words, "--force").code == 0
+        assert json.loads(out.read_text())["scheme"] == "holdout"
+
     def test_help(self, core: Callable) -> None:
         """Both subcommands tell what they do, and name the public addresses."""
         assert "--cut.by" in core("data", "split", "--help").out

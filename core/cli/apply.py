@@ -16,6 +16,7 @@ from torch import nn
 from core.cli.choose import resolve_stored, resolve_trained
 from core.cli.place import one_of
 from core.errors import UserError
+from core.files import spare
 from core.kinds import Batch, Data, Items, System
 from core.layers import is_flag
 from core.train.streams import Streams
@@ -132,31 +133,33 @@ def applied(places: Sequence[str], usage: str) -> tuple[Path, Path]:
     return Path(places[0]), Path(places[1])
 
 
-def target_of(options: Mapping[str, str], file: Path) -> Path:
+def target_of(options: Mapping[str, str], file: Path, *, force: bool) -> Path:
     """Where the result goes.
 
     Raises:
-        UserError: nowhere is said, it is the input, or its folder is not there.
+        UserError: nowhere is said, it is the input, its folder is not there, or it would be written over without
+            `force`.
     """
     if "out" not in options:
         raise UserError("where to? Name the file to write with -o")
     out = Path(options["out"])
-    writable(out)
-    if out.exists() and file.exists() and out.samefile(file):
+    if out.is_file() and file.exists() and out.samefile(file):
         raise UserError(f"-o {out} is the input itself; name another file to write")
+    writable(out, force=force)
     return out
 
 
-def writable(out: Path) -> None:
-    """Refuse a place that no file can have, before the work and not after it.
+def writable(out: Path, *, force: bool) -> None:
+    """Refuse a place that no file can have, or that has one, before the work and not after it.
 
     Raises:
-        UserError: it is a folder, or in none.
+        UserError: it is a folder, in none, or a file that only `force` writes over.
     """
     if not out.absolute().parent.is_dir() or out.is_dir():
         raise UserError(
             f"-o {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file to write"
         )
+    spare(out, force=force)
 
 
 def refuse_idle(overrides: Collection[str], data: Data) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from core.cli.place import apart, whole
 
-HELP = """usage: core embed RUN FILE -o OUT [--layer NAME] [--patch N]
+HELP = """usage: core embed RUN FILE -o OUT [--layer NAME] [--patch N] [--force]
 
 Write FILE with an embedding of each item, as the model of RUN (the directory of a finished run) sees it when nothing is
 noised. The training data need not be there.
 
   -o, --out OUT    the file to write
+  --force          write over OUT if it is there
   --layer NAME     last (default), after all layers: in the system `spatial` an item has read the others of its unit by
                    then, in `perturb` it is the mean over the genes of a cell, told its perturbations; or encoder
                    (`spatial`), before the first layer; or latent (`perturb`), the extractor's, mean over genes
@@ -17,7 +18,7 @@ noised. The training data need not be there.
 
 Flags of the run's data may follow where FILE keeps things elsewhere: `--data.position KEY`, `--data.layer NAME`."""
 
-SWITCHES = {"-h": "help", "--help": "help"}
+SWITCHES = {"-h": "help", "--help": "help", "--force": "force"}
 OPTIONS = {"-o": "out", "--out": "out", "--layer": "layer", "--patch": "patch"}
 
 
@@ -29,7 +30,7 @@ def main(words: list[str]) -> int:
     from core.cli.apply import applied, open_trained, say, target_of
 
     run, file = applied(places, "core embed RUN FILE -o OUT")
-    out = target_of(said.options, file)
+    out = target_of(said.options, file, force="force" in said.switches)
     patch = whole(said.options.get("patch", "4096"), "--patch", 1)
     trained = open_trained(run, said.overrides, sampled=False)
     trained.fits(out, file)

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.layers import is_flag
 from core.registry import installed
 
-HELP = """usage: core evaluate RUN [--split test|valid|train] [--metrics NAME,...] [-o FILE.json]
+HELP = """usage: core evaluate RUN [--split test|valid|train] [--metrics NAME,...] [-o FILE.json] [--force]
        core evaluate PREDICTED REAL [...]
 
 Score the model of RUN (the directory of a finished run) again, beside the baselines of its field: the numbers of the
@@ -22,6 +22,7 @@ run's own evaluation to the last digit, or those of other metrics or another spl
   --metrics NAMES   instead of the run's own; `core list metric` shows them
   --data FILE       where the data lie now, if they were moved; their content must be what the run was trained on
   -o, --out FILE    write scores, units and notes as JSON too
+  --force           write over FILE if it is there
 
 Flags that say how a model is sampled may follow, such as `--sampling 200` or `--solver heun`; what it was trained with
 cannot be said anew.
@@ -32,7 +33,7 @@ Two files need no run and no model; what compares them comes from manifests:
 
 `core evaluate {first} --help` tells more."""
 
-SWITCHES = {"-h": "help", "--help": "help"}
+SWITCHES = {"-h": "help", "--help": "help", "--force": "force"}
 OPTIONS = {"-o": "out", "--out": "out", "--split": "split"}
 SPLITS = ("test", "valid", "train")
 
@@ -69,8 +70,10 @@ def main(words: list[str]) -> int:
     from core.train.trained import finished, read_preparation, trained_model
 
     path = Path(places[0])
+    if "force" in said.switches and "out" not in said.options:
+        raise UserError("--force writes over the file of -o, and none is named; leave it out, or give -o FILE.json")
     if "out" in said.options:
-        writable(Path(said.options["out"]))
+        writable(Path(said.options["out"]), force="force" in said.switches)
     record = finished(path)
     resolved = resolve_trained(path, said.overrides, free=["metrics"])
     try:

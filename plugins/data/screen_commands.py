@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-HELP_SPLIT = """usage: core data split SCREEN.h5ad -o SPLIT.json [--cut.by SCHEME] [flags of the data]
+HELP_SPLIT = """usage: core data split SCREEN.h5ad -o SPLIT.json [--cut.by SCHEME] [--force] [flags of the data]
 
 Divide the conditions of a perturbation screen and write the division down: scheme, seed, what data it was made for, the
 conditions of train, valid and test, and how new each held-out one is. Flags are those of the data `perturb_h5ad`
 (`core show data perturb_h5ad`), such as
 
+  --force           write over SPLIT.json if it is there
   --cut.by SCHEME   additive, holdout, simulation, kfold, covariate, combosciplex7
   --cut.fold N      another draw of the same scheme
   --cut.hold A,B    held-out perturbations (holdout) or levels (covariate)
@@ -41,10 +42,11 @@ def split(words: list[str]) -> int:
     from core.cli.place import apart
     from core.config import resolve
     from core.errors import UserError
+    from core.files import spare
     from core.layers import cli_layer
     from core.registry import installed
 
-    places, said = apart(words, HELP, {"-o": "out", "--out": "out"})
+    places, said = apart(words, {**HELP, "--force": "force"}, {"-o": "out", "--out": "out"})
     if "help" in said.switches:
         print(HELP_SPLIT)
         return 0
@@ -53,6 +55,7 @@ def split(words: list[str]) -> int:
             f"`core data split` takes one .h5ad file, not {len(places)}. `core data split --help` tells more"
         )
     out = _target(said.options.get("out", ""), "split", "SPLIT.json")
+    spare(out, force="force" in said.switches)
     from plugins.data.perturb_h5ad import PerturbH5ad
     from plugins.data.screen_split import write_split
 

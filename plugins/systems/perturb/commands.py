@@ -59,6 +59,7 @@ class Asked:
     ceiling: bool = knob(True, "what the real cells score against themselves")
     seed: int = knob(0, "of draws and intervals", ge=0)
     out: str = knob("", "write FILE.json and, by condition, FILE.csv")
+    force: bool = knob(False, "write over files of -o that are there")
 
 
 @final
@@ -84,7 +85,7 @@ def evaluate(words: list[str]) -> int:
             f"`core evaluate` of files takes two, the predicted and the real, not {len(places)}"
             f"{' (' + ', '.join(places) + ')' if places else ''}: core evaluate PREDICTED.h5ad REAL.h5ad{switch}"
         )
-    target = _target(asked.out)
+    target = _target(asked)
     metrics = chosen(asked.metrics)
     from plugins.systems.perturb.compare import compare_files
     from plugins.systems.perturb.tables import print_compared
@@ -92,7 +93,7 @@ def evaluate(words: list[str]) -> int:
     compared = compare_files(places[0], places[1], metrics, asked, _tell)
     print_compared(compared)
     if target is not None:
-        _write(target, compared, {"predicted": places[0], "real": places[1], **attrs.asdict(asked)})
+        _write(target, compared, {"predicted": places[0], "real": places[1], **_told(asked)})
     return 0
 
 
@@ -125,17 +126,28 @@ def every() -> list[str]:
     return found
 
 
-def _target(out: str) -> Path | None:
+def _target(asked: Asked) -> Path | None:
     from core.errors import UserError
+    from core.files import spare
 
+    out = asked.out
     if not out:
+        if asked.force:
+            raise UserError("--force writes over files of -o, and none is named; leave it out, or give -o FILE.json")
         return None
     path = Path(out)
     if path.suffix != ".json":
         raise UserError(f"-o {out}: the name must end in .json; the table by condition goes beside it as .csv")
     if not path.absolute().parent.is_dir():
         raise UserError(f"-o {out}: there is no folder {path.absolute().parent}; make it or name another")
+    for one in (path, path.with_suffix(".csv")):
+        spare(one, force=asked.force)
     return path
+
+
+def _told(asked: Asked) -> dict[str, Any]:
+    """What a comparison hangs on; `force` is about the place of the file."""
+    return {name: value for name, value in attrs.asdict(asked).items() if name != "force"}
 
 
 def _tell(line: str) -> None:
