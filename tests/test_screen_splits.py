@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.config import resolve_part
 from core.errors import UserError
 from plugins.data.screen_cut import SPLITS, Division, ScreenCut, divide
 from plugins.data.screen_schemes import COMBOSCIPLEX7, additive
@@ -238,7 +239,7 @@ def test_a_file_for_other_data_is_refused(tmp_path: Path) -> None:
     [
         ({"by": "holdout", "hold": ("P0",)}, "no condition holds the perturbation 'P0'"),
         ({"by": "covariate", "hold": ("NKT",)}, "no perturbed level 'NKT'.*mean 'NK'"),
-        ({"by": "covariate", "covariate": "cell_typ"}, "no covariate with several levels.*mean 'cell_type'"),
+        ({"by": "covariate", "covariate": "cell_typ"}, "no covariate with several levels.*mean 'cell_type'.*columns"),
         ({"by": "covariate", "hold": ("T", "B", "NK", "M")}, "holds out every level"),
         ({"by": "kfold", "folds": 99}, "too few to take turns"),
         ({"by": "kfold", "fold": 5}, "fold = 5 of cut.folds = 5: folds count from 0"),
@@ -248,6 +249,21 @@ def test_cuts_that_the_screen_cannot_take(knobs: dict, says: str) -> None:
     """One sentence for each, with what there is."""
     with pytest.raises(UserError, match=says):
         cut(**knobs)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"cut.by": "covariate"}, "several levels: simulate several cell types, with --data.types 2"),
+        ({"cut.by": "covariate", "cut.covariate": "line"}, "there is: none.*--data.types 2 or more"),
+    ],
+)
+def test_a_simulated_screen_names_its_own_remedy(knobs: dict, says: str) -> None:
+    """Where no file has columns, the way to several levels is the knob of the simulator, and that way works."""
+    with pytest.raises(UserError, match=says):
+        resolve_part("data", "screen", knobs).open()
+    more = resolve_part("data", "screen", {"cut.by": "covariate", "types": 2, "cells": 8, "doubles": 0})
+    assert more.open().division.scheme == "covariate cell_type"
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ class Screen(Data):
             covariates=("cell_type",),
             matched=(True,),
             where="the simulated expression",
+            more="simulate several cell types, with --data.types 2 or more",
         )
         return table, law
 

@@ -217,12 +217,10 @@ def _place(table: ScreenTable, named: str) -> int:
     if named and named not in several:
         raise UserError(
             f"cut.covariate = {named!r} is no covariate with several levels (there is: "
-            f"{listed}).{near(named, several)} Name columns of obs with `covariates`"
+            f"{listed}).{near(named, several)} To have more: {table.more}"
         )
     if not several:
-        raise UserError(
-            "cut.by = 'covariate' needs a covariate with several levels: name a column of obs with `covariates`"
-        )
+        raise UserError(f"cut.by = 'covariate' needs a covariate with several levels: {table.more}")
     return table.covariates.index(named or several[0])
 
 

@@ -63,6 +63,8 @@ class ScreenTable:
     """by covariate: whether a cell is compared with control cells of its own level (cell type, batch; not dose)"""
     where: str
     """how a message calls the matrix"""
+    more: str = "name columns of obs with `covariates`"
+    """how a user gets covariates with several levels, as a clause"""
 
     @property
     def cells(self) -> int:

@@ -10,6 +10,7 @@ from core.acts import Condition, Idle, spell
 from core.config import resolve_part
 from core.kinds import Plugin
 from core.params import Field, fields
+from core.registry import installed
 from plugins.systems.perturb.generate import EXPRESSION, LATENT
 
 if TYPE_CHECKING:
@@ -115,18 +116,19 @@ def _without_latents(system: Perturb) -> None:
     default = _fields(system)
     if system.latent_loss != tuple(resolve_part("loss", name, {}) for name in default["latent_loss"].default):
         raise ValueError("latent_loss does nothing with extractor = none; leave it out, or choose an extractor")
-    plain = resolve_part("time", default["time"].default, {})
+    plain, spoken = resolve_part("time", default["time"].default, {}), _spoken(system.time)
     idle = system.time.idle(system.streams)
-    if idle and type(system.time) is not type(plain):
+    if idle and spoken != _spoken(plain):
         raise ValueError(
-            f"time = {_name(system.time)} says how streams go together, and with extractor = none there is one; take "
-            "time = shared or leave it out, or choose an extractor"
+            f"time = {spoken} says how streams go together, and with extractor = none there is one; leave it out or "
+            "take time = shared, or choose an extractor"
         )
-    vain = [f"time.{name}" for name in idle if getattr(system.time, name) != getattr(plain, name)]
+    vain = [name for name in idle if getattr(system.time, name) != getattr(plain, name)]
     if vain:
+        told = " and ".join(f"time.{name} = {spell(getattr(system.time, name))}" for name in vain)
         raise ValueError(
-            f"time is not {default['time'].default} as it comes ({' and '.join(vain)} differ), which does nothing, as "
-            "with extractor = none there is one stream; leave it out or take time = shared, or choose an extractor"
+            f"{told} {'does' if len(vain) == 1 else 'do'} nothing, as with extractor = none there is one stream; leave "
+            f"{'it' if len(vain) == 1 else 'them'} out, or choose an extractor"
         )
     for dotted in system.backbone.idle(system.streams):
         piece, field = _found(system.backbone, dotted)
@@ -160,3 +162,15 @@ def _fields(piece: Any) -> dict[str, Field]:
 
 def _name(piece: Plugin) -> str:
     return type(piece).__name__.lower()
+
+
+def _spoken(piece: Plugin) -> str:
+    """The name that stands for a piece as it is: of names for one class, the one whose preset says the most of it."""
+    cls = type(piece)
+    rows = [
+        row
+        for row in installed().rows(cls.KIND)
+        if row.target == f"{cls.__module__}:{cls.__qualname__}"
+        and all(getattr(piece, key, None) == value for key, value in row.preset.items())
+    ]
+    return max(rows, key=lambda row: len(row.preset)).name if rows else _name(piece)
