@@ -149,7 +149,7 @@ def make_system(
 
 
 def make_findings(systems, *, axes, seeds, blocks=("",), idle=(), title="gates by experts", deviations=(), warnings=(),
-                  over=True, alpha=0.05, mde=0.05, margin=0.02, settings=None):  # fmt: skip
+                  over=True, alpha=0.05, mde=0.05, margin=0.02, settings=None, fixed=()):  # fmt: skip
     """A study of systems that share axes and seeds, its counts taken from their outcomes."""
     cells = Counter(kind for _, kind, _ in idle)
     counts = {"planned": 0, "n/a": cells["n/a"], "excluded": cells["excluded"]}
@@ -166,7 +166,7 @@ def make_findings(systems, *, axes, seeds, blocks=("",), idle=(), title="gates b
         mde=mde, margin=margin, counts=counts, complete=settled, idle=tuple(idle), warnings=tuple(warnings),
         deviations=tuple(deviations), systems=tuple(systems), **_over(systems, alpha) if over and len(systems) > 1 else
         {"over_systems": (), "iqm": None}, code={"a1b2c3d": counts["planned"]},
-        environments={"python 3.11, torch 2.13, cpu": counts["planned"]},
+        environments={"python 3.11, torch 2.13, cpu": counts["planned"]}, fixed=tuple(fixed),
     )  # fmt: skip
 
 
@@ -258,4 +258,5 @@ def gated_study(seeds=6, **changes):
         settings=(("system", "spatial", "flag --system"), ("seeds", "6", "study.toml:12"),
                   ("budget.match", "params", "default"), ("analysis.alpha", "0.05", "default"),
                   ("analysis.margin", "0.02", "default")),
+        fixed=(("data", "tissue", "tissue", "study.toml:9"), ("width", "16", "", "study.toml:5")),
     )  # fmt: skip

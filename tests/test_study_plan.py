@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.identity import digest, run_identity
 from core.layers import cli_layer
 from core.study.ask import ask
+from core.study.conclude import conclude
 from core.study.folder import design_hash, keep, plan_hash, read
 from core.study.plan import Plan, document, make_plan
 from core.study.spell import spell
@@ -49,6 +50,26 @@ def refused(*words: str, fixed: tuple[str, ...] = FIXED) -> str:
 
 def ids(plan: Plan) -> set[str]:
     return {trial.id for trial in plan.trials}
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_the_findings_list_what_was_set_for_all_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the environment, the study and its flags, each with its origin, and none of what varies; a plan that does not
+    say, as older ones, has the same identity and lists nothing."""
+    monkeypatch.setenv("CORE_TRAIN__LR", "0.002")
+    plan = make_plan(ask(None, cli_layer([*FIXED, *PAIR]).entries), resolve_layers)
+    doc = document(plan)
+    keep(tmp_path / "new", doc, [t.identity for t in plan.trials], "", 2)
+    stored = read(tmp_path / "new")
+    told = {key: (value, task, origin) for key, value, task, origin in conclude(stored, Table(stored.root)).fixed}
+    assert told["train.steps"] == ("4", "", "CLI --train.steps")
+    assert told["train.lr"][0] == "0.002"
+    assert "ffn" not in told
+    del doc["fixed"]
+    keep(tmp_path / "old", doc, [t.identity for t in plan.trials], "", 2)
+    older = read(tmp_path / "old")
+    assert older.hash == stored.hash
+    assert conclude(older, Table(older.root)).fixed == ()
 
 
 @pytest.mark.usefixtures("uncounted")

@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import itertools
 import json
 import math
 import re
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 import findings as made
 from core.errors import UserError
 from core.study.report import FORMATS, latex, markdown, page, sentences, show, write
-from core.study.report.blocks import Boxes, Picture, Table
+from core.study.report.blocks import Boxes, Picture, Say, Table
 from core.study.report.contents import document
 from core.study.report.costs import front
 from core.study.report.svg import scale, tick_text
@@ -68,6 +69,7 @@ def studies(draw):
         idle=[(names[15], kind, names[16]) for kind in kinds],
         warnings=[names[17]], deviations=[made.Deviation(kind="code", text=names[18])],
         settings=((names[19], names[20], names[21]),),
+        fixed=draw(st.sampled_from([(), ((names[3], names[4], "", names[6]), tuple(names[5:9]))])),
     )  # fmt: skip
 
 
@@ -454,6 +456,66 @@ def test_figures_cut_nothing_off():
         slope, offset = np.polyfit(values, places, 1)
         assert places == pytest.approx(slope * values + offset, abs=0.1)
         assert 132 < places.min() < places.max() < 342
+
+
+def captions_of(findings):
+    return {b.title: b.caption for s in document(findings).sections for b in s.blocks if isinstance(b, Picture)}
+
+
+@pytest.mark.parametrize(("seeds", "alike"), [(1, False), (2, False), (3, True), (6, False)])
+def test_captions_promise_what_is_drawn(seeds, alike):
+    """Intervals, bands, lines and a front are spoken of where there are marks of them, and nowhere else."""
+    scores = np.arange(4)[:, None] / 50 + (0 if alike else np.random.default_rng(2).normal(0.5, 0.01, (4, seeds)))
+    cells = list(itertools.product("ab", "cd"))
+    system = made.make_system(name="s", axes=("one", "two"), cells=cells, scores=np.broadcast_to(scores, (4, seeds)),
+                              seeds=range(seeds))  # fmt: skip
+    findings = made.make_findings([system], axes={"one": tuple("ab"), "two": tuple("cd")}, seeds=range(seeds))
+    pictures = [b for s in document(findings).sections for b in s.blocks if isinstance(b, Picture)]
+    drawn = {b.title: "".join(b.panels) for b in pictures}
+    titles = ["Every seed", "Differences to the baseline", "Interactions", "Quality and cost"]
+    for title in titles:
+        caption, marks = captions_of(findings)[title], 'class="range' in drawn[title]
+        assert marks == (seeds > 2 and not alike)
+        assert marks != ("no intervals (an interval takes 3 seeds or more" in caption)
+    assert ("parallel lines" in captions_of(findings)["Every seed"]) == (seeds > 1)
+    tested = "corrected for many comparisons" in captions_of(findings)["Differences to the baseline"]
+    assert tested == any(a.verdict.word != "not tested" for a in system.arms[1:])
+
+
+@pytest.mark.parametrize(("direction", "joined"), [(1, True), (-1, False)])
+def test_a_front_of_one_arm_is_not_called_joined(direction, joined):
+    """Where each better arm costs more they are joined; where the cheapest is the best, the front is one point."""
+    scores = 0.5 + direction * np.arange(3)[:, None] / 20 + np.zeros(2)
+    system = made.make_system(name="s", axes=("x",), cells=[("a",), ("b",), ("c",)], scores=scores, seeds=range(2))
+    caption = captions_of(made.make_findings([system], axes={"x": tuple("abc")}, seeds=range(2)))["Quality and cost"]
+    assert ("Filled and joined: the Pareto front" in caption) == joined
+    assert ("Filled: the Pareto front" in caption) != joined
+
+
+def test_losses_of_arms_are_not_offered_for_comparison():
+    """A reader of validation losses, as curves or at one step, is told that they may be sums of other terms."""
+    findings = made.gated_study()
+    assert "sum of other terms" in captions_of(findings)["Learning curves"]
+    once = tuple(attrs.evolve(a, curve=a.curve[:1]) for a in findings.systems[0].arms)
+    findings = attrs.evolve(findings, systems=(attrs.evolve(findings.systems[0], arms=once),))
+    said = [b.text for s in document(findings).sections for b in s.blocks if isinstance(b, Say)]
+    assert any("taken once" in text and "sum of other terms" in text for text in said)
+
+
+def test_what_was_set_for_all_arms_stands_in_the_report():
+    """Each value with where it was said, in HTML and Markdown, before the scores; no table where nothing was set."""
+    findings = made.gated_study()
+    shown = next(t for t in tables_of(findings) if t.title == "Set for all arms")
+    assert cells_of(shown) == [
+        ["setting", "value", "task", "said in"],
+        ["data", "tissue", "tissue", "study.toml:9"],
+        ["width", "16", "all", "study.toml:5"],
+    ]
+    titles = [t.title for t in tables_of(findings)]
+    assert titles.index("Set for all arms") < titles.index("spatial: distance Spearman")
+    bare = attrs.evolve(findings, fixed=())
+    assert "Set for all arms" not in [t.title for t in tables_of(bare)]
+    assert "study.toml:5" in markdown.render(document(findings))
 
 
 def test_many_arms_stay_legible():

@@ -50,6 +50,14 @@ class Asked:
     def study(self) -> Study:
         return self.resolved.root
 
+    def shared(self) -> dict[str, tuple[Any, str]]:
+        """What all arms share, with its origin: the environment's part below the study's; an axis and the seeds beat
+        the environment."""
+        environment, study = self.fixed
+        varied = {axis.key for axis in self.axes} | {"seed", self.blocks[0] if self.blocks else "seed"}
+        found = {key: said for key, said in environment.entries.items() if key not in varied}
+        return found | dict(study.entries)
+
     def grid(self, baseline: Mapping[str, str]) -> Grid:
         """The cells around a baseline that names a level of every axis."""
         setting = self.resolved.settings["design.kind"]

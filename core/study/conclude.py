@@ -62,6 +62,11 @@ def conclude(stored: Stored, table: Table) -> Findings:
         iqm=_iqm(systems, scales, value("analysis.alpha")),
         code=_tally(seen, "code"),
         environments=_tally(seen, "environment"),
+        fixed=tuple(
+            (key, _spell(v), task, origin)
+            for task, own in sorted(stored.first.get("fixed", {}).items())
+            for key, (v, origin) in sorted(own.items())
+        ),
         pieces=tuple(stored.first["pieces"]) if "pieces" in stored.first else None,
         audited=audited,
     )

@@ -209,6 +209,8 @@ class Findings:
     """revision of the code -> trials that ran with it"""
     environments: Mapping[str, int]
     """versions that matter, in one line -> trials"""
+    fixed: tuple[tuple[str, str, str, str], ...] = ()
+    """what was set for all arms: key, value, task (empty: all of them), origin; empty where the plan does not say"""
     pieces: tuple[str, ...] | None = None
     """axes whose levels are names of pieces, not numbers or texts; None where the plan does not say"""
     audited: Audited | None = None

@@ -27,6 +27,8 @@ class Plan:
 
     settings: Mapping[str, tuple[Any, str]]
     """every setting of the study with its origin"""
+    fixed: Mapping[str, Mapping[str, tuple[Any, str]]]
+    """what was set for all arms, with its origin: under the empty name for all tasks, else for the task named"""
     axes: Mapping[str, tuple[str, ...]]
     baseline: Mapping[str, str]
     """axis -> label"""
@@ -95,6 +97,7 @@ def make_plan(asked: Asked, resolve: Resolve) -> Plan:
     assert grid is not None
     return Plan(
         settings={path: (s.value, s.origin) for path, s in asked.resolved.settings.items()},
+        fixed={"": asked.shared(), **{name: dict(task.entries) for name, task in asked.tasks.items()}},
         axes={
             axis.key: tuple(level.label for level in ordered(axis, first))
             for axis, first in zip(grid.axes, grid.baseline, strict=True)

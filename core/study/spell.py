@@ -34,7 +34,7 @@ def spell(asked: Asked, baseline: Mapping[str, str]) -> str:
     for key, value in settings.items():
         if "." not in key:
             doc["name" if key == "title" else key] = value
-    fixed = _fixed(asked)
+    fixed = {key: value for key, (value, _) in asked.shared().items()}
     if fixed:
         doc["set"] = _table(fixed)
     if asked.tasks:
@@ -50,14 +50,6 @@ def spell(asked: Asked, baseline: Mapping[str, str]) -> str:
         if own:
             doc[group] = _table(own)
     return HEAD + tomlkit.dumps(doc)
-
-
-def _fixed(asked: Asked) -> dict[str, Any]:
-    """What all arms share, the environment's part below the study's; an axis and the seeds beat the environment."""
-    environment, study = asked.fixed
-    varied = {axis.key for axis in asked.axes} | {"seed", asked.blocks[0] if asked.blocks else "seed"}
-    found = {key: value for key, (value, _) in environment.entries.items() if key not in varied}
-    return found | {key: value for key, (value, _) in study.entries.items()}
 
 
 def _design(asked: Asked) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def document(findings: Findings) -> Document:
     several, middle = len(findings.systems) > 1, [tables.middle(findings)]
     sections = [
         Section(title="Verdicts", blocks=tuple(judged.boxes(findings, s) for s in findings.systems if len(s.arms) > 1)),
-        Section(title="Trials", blocks=(*_few(findings), *accounts)),
+        Section(title="Trials", blocks=(*_few(findings), *_found(tables.fixed(findings)), *accounts)),
         Section(
             title="Noise", blocks=_found(*(judged.noise(findings, s) for s in findings.systems), *_powers(findings))
         ),

@@ -8,7 +8,7 @@ from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.rows import RIGHT, shown
 from core.study.report.svg import Board, scale
-from core.study.report.words import amount, clean, duration, interval, short_names
+from core.study.report.words import amount, clean, duration, interval, short_names, with_intervals
 from core.study.stats.scores import Estimate
 
 BOTTOM = 190.0
@@ -27,18 +27,22 @@ def tradeoff(findings: Findings, system: SystemFound, name: str) -> Picture | No
     arms = [a for a in arms if a.mean is not None]
     names = short_names(findings, system)
     numbered = {a.label: i + 1 for i, a in enumerate(arms)}
-    panels = []
+    panels, longest = [], 0
     for kind, what, cost, text in KINDS:
         points = [(a, c, a.mean) for a in arms if (c := cost(a)) is not None and c > 0 and a.mean is not None]
         if len(points) > 1:
-            panels.append(_panel(system, f"{name}-{kind}", what, points, numbered, names, text))
+            kept = front([(c, m.value) for _, c, m in points], system.larger_is_better)
+            longest = max(longest, len(kept))
+            panels.append(_panel(system, f"{name}-{kind}", what, points, kept, numbered, names, text))
     if not panels:
         return None
+    spans = with_intervals((a.mean for a in arms), "intervals of the means")
+    joined = " and joined" if longest > 1 else ""
     better = "higher" if system.larger_is_better else "lower"
     return Picture(
         title="Quality and cost",
-        caption=f"Mean {clean(system.label)} ({better} is better) with its interval over the cost of each arm. "
-        "Filled and joined: the Pareto front, arms that no other arm matches at less cost; intervals play no part. "
+        caption=f"Mean {clean(system.label)} ({better} is better) over the cost of each arm, with {spans}. "
+        f"Filled{joined}: the Pareto front, arms that no other arm matches at less cost; intervals play no part. "
         f"Time and memory depend on the machine.{said}",
         panels=tuple(panels),
         key=tuple(f"{names[a.label]}{' (baseline)' if a.baseline else ''}" for a in arms),
@@ -57,13 +61,13 @@ def front(points: Sequence[tuple[float, float]], larger_is_better: bool) -> list
 
 
 def _panel(system: SystemFound, name: str, what: str, points: Sequence[tuple[ArmFound, float, Estimate]],
-           numbered: dict[str, int], names: dict[str, str], text: Callable[[float], str]) -> str:  # fmt: skip
+           kept: Sequence[int], numbered: dict[str, int], names: dict[str, str],
+           text: Callable[[float], str]) -> str:  # fmt: skip
     costs = [c for _, c, _ in points]
     ends = [v for _, _, m in points for v in (m.value, m.low, m.high) if v is not None]
     log = max(costs) > 8 * min(costs)
     x = scale(costs, 52, RIGHT - 12, log=log, pad=0.1)
     y = scale(ends, BOTTOM, 30)
-    kept = front([(c, m.value) for _, c, m in points], system.larger_is_better)
     board = Board(
         name=name, title=f"{system.label} against {what}, {system.system}", height=BOTTOM + 36,
         about=". ".join(f"{names[a.label]}: {text(c)}, {interval(m)}" for a, c, m in points),

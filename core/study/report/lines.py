@@ -9,13 +9,18 @@ from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.rows import LEFT, RIGHT, TOP
 from core.study.report.svg import COLOURS, LETTER, Board, fold, scale
-from core.study.report.words import amount, clean, gain, interval, listed, number, percent, short_names
+from core.study.report.words import amount, clean, gain, interval, listed, number, percent, short_names, with_intervals
 from core.words import plural
 
 PAIRS = 6
 """pairs of axes that the interaction plot shows"""
 CURVES = 6
 """learning curves with a colour of their own; more are drawn in grey"""
+
+OWN = (
+    "A loss is what its arm minimises: where arms differ in losses, their weights or the streams that are taught, it "
+    "is a sum of other terms, and which arm has the lower one tells nothing."
+)
 
 
 def interactions(findings: Findings, system: SystemFound, name: str) -> Picture | None:
@@ -41,10 +46,11 @@ def interactions(findings: Findings, system: SystemFound, name: str) -> Picture 
         panels.append(_crossing(system, across, along, rows, lines, cells, f"{name}-{len(panels)}"))
     if not panels:
         return None
+    spans = with_intervals((a.mean for a in arms), "their intervals")
     said = f" {plural(left_out, 'more pair')} of axes not shown." if left_out else ""
     return Picture(
         title="Interactions",
-        caption=f"Means of {clean(system.label)} with their intervals, all other axes at the baseline. Parallel lines: "
+        caption=f"Means of {clean(system.label)}, with {spans}; all other axes at the baseline. Parallel lines: "
         f"the two axes act independently; lines that cross or part: one changes what the other does.{said}",
         panels=tuple(panels),
     )
@@ -120,13 +126,14 @@ def learning(findings: Findings, system: SystemFound, name: str) -> Picture | No
         tip = f"{names[arm.label]}, step {p.step:,}: {number(p.mean)}"
         board.shape(x(p.step), y(p.mean), 4, i, f"mark c{i % COLOURS}", tip)
     board.height = board.legend([names[a.label] for a in coloured], 252) + 10
-    rest = len(arms) - len(coloured)
+    rest, spread = len(arms) - len(coloured), any(p.low < p.high for a in arms for p in a.curve)
     return Picture(
         title="Learning curves",
-        caption="Validation loss, mean over seeds"
-        + ("; the bands reach from the lowest to the highest seed." if banded else ".")
+        caption="Validation loss"
+        + (", mean over seeds" if spread else "")
+        + ("; the bands reach from the lowest to the highest seed." if spread and banded else ".")
         + (f" {plural(rest, 'more arm')} in grey." if rest else "")
-        + " Lines that still fall at the end: the verdict may change with longer training.",
+        + f" Lines that still fall at the end: the verdict may change with longer training. {OWN}",
         panels=(board.svg(),),
     )  # fmt: skip
 
@@ -141,7 +148,7 @@ def single(findings: Findings, system: SystemFound) -> str:
     step = next(iter(ends.values())).step
     return (
         f"{clean(system.system)}: validation loss was taken once, at step {step:,} ({told}, means over seeds), so "
-        "there are no learning curves; --train.validate_every says how often it is taken."
+        f"there are no learning curves; --train.validate_every says how often it is taken. {OWN}"
     )
 
 

@@ -7,8 +7,20 @@ from collections.abc import Sequence
 from core.study.findings import ArmFound, Findings, SystemFound
 from core.study.report.blocks import Picture
 from core.study.report.svg import LETTER, Board, fold, scale
-from core.study.report.words import SIGNS, capital, clean, gain, interval, number, percent, short_names, verdict_word
+from core.study.report.words import (
+    SIGNS,
+    capital,
+    clean,
+    gain,
+    interval,
+    number,
+    percent,
+    short_names,
+    verdict_word,
+    with_intervals,
+)
 from core.study.stats.scores import Estimate
+from core.study.stats.verdict import NOT_TESTED
 from core.words import plural
 
 MOST = 40
@@ -47,10 +59,12 @@ def dots(findings: Findings, system: SystemFound, name: str) -> Picture | None:
     board.axis_x(x, TOP - 6, bottom, clean(system.label) + (" (higher is better)" if system.larger_is_better else
                  " (lower is better)"))  # fmt: skip
     middle = {a.label: TOP + step * (i + 0.5) for i, a in enumerate(arms)}
+    lines = 0
     for pair in sorted({key for found in values.values() for key in found}):
         joined = [(x(values[a.label][pair]), middle[a.label]) for a in arms if pair in values[a.label]]
         if len(joined) > 1:
             board.path(joined, "pair")
+            lines += 1
     for arm in arms:
         y = middle[arm.label]
         _label(board, names[arm.label], y, step, arm.baseline)
@@ -68,11 +82,26 @@ def dots(findings: Findings, system: SystemFound, name: str) -> Picture | None:
             board.shape(x(arm.mean.value), y + 8, 3.4, 3, "mean", f"{names[arm.label]}, mean {interval(arm.mean)}")
     return Picture(
         title="Every seed",
-        caption=f"{capital(clean(system.label))} of {clean(system.system)}: one dot a trial; a thin line joins the "
-        f"trials that share a seed, so parallel lines mean that pairing works. Diamonds below the dots: mean with its "
-        f"{100 * (1 - findings.alpha):g} % interval.{said}",
+        caption=f"{capital(clean(system.label))} of {clean(system.system)}: one dot a trial{_joined(lines)}."
+        f"{_diamonds(findings, arms)}{said}",
         panels=(board.svg(),),
     )
+
+
+def _joined(lines: int) -> str:
+    """What thin lines there are, and what to see in them."""
+    if not lines:
+        return ""
+    several = ", so parallel lines mean that pairing works" if lines > 1 else ""
+    return f"; a thin line joins the trials that share a seed{several}"
+
+
+def _diamonds(findings: Findings, arms: Sequence[ArmFound]) -> str:
+    means = [a.mean for a in arms if a.mean is not None]
+    if not means:
+        return ""
+    level = f"the {100 * (1 - findings.alpha):g} % interval"
+    return f" Diamonds below the dots: the mean, with {with_intervals(means, level)}."
 
 
 def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None:
@@ -125,17 +154,25 @@ def forest(findings: Findings, system: SystemFound, name: str) -> Picture | None
         )
         board.text(RIGHT + 4, y + 4, SIGNS[word], f"sign {kind}", "middle")
     told = [f"{what}, {_span(ends, relative)}" for what, ends in bands.values()]
-    scales = " Changes are on logarithms, and the verdicts beside them on differences." if relative else ""
     legend = ", ".join(f"{SIGNS[w]} {w}" for w in dict.fromkeys(verdict_word(a) for a, _ in effects))
+    level = f"{100 * (1 - findings.alpha):g} % intervals, each for itself"
+    tested = any(verdict_word(a) != NOT_TESTED for a, _ in effects)
+    judged = "Verdicts, which are corrected for many comparisons" if tested else "No verdicts"
     most = max(a.contrast.n for a, _ in effects if a.contrast)
     return Picture(
         title="Differences to the baseline",
         caption=f"Arm minus baseline over {plural(most, 'shared seed' if len(findings.blocks) < 2 else 'pair')}, "
-        f"with {100 * (1 - findings.alpha):g} % intervals, each for itself"
-        f"{'; ' + '; '.join(told) if told else ''}. Verdicts, which are corrected for many comparisons: {legend}."
-        f"{scales}{said}",
+        f"with {with_intervals((e for _, e in effects), level)}"
+        f"{'; ' + '; '.join(told) if told else ''}. {judged}: {legend}."
+        f"{_scales(relative, tested)}{said}",
         panels=(board.svg(),),
     )  # fmt: skip
+
+
+def _scales(relative: bool, tested: bool) -> str:
+    if not relative:
+        return ""
+    return f" Changes are on logarithms{', and the verdicts beside them on differences' if tested else ''}."
 
 
 def _bands(findings: Findings, system: SystemFound, relative: bool) -> dict[str, tuple[str, tuple[float, float]]]:

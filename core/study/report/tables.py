@@ -16,6 +16,7 @@ from core.study.report.words import (
     number,
     short_names,
     verdict_word,
+    with_intervals,
 )
 from core.study.stats.scores import Estimate
 from core.words import reason
@@ -37,8 +38,11 @@ def primary(findings: Findings, system: SystemFound) -> Table:
         (Cell(clean(name)), Cell(""), Cell(number(value), value), *[Cell("")] * (len(header) - 3))
         for name, value in references
     ]
+    spans = with_intervals(
+        (a.mean for a in system.arms if not a.stopped), f"the {100 * (1 - findings.alpha):g} % t interval"
+    )
     note = (
-        f"Mean with {100 * (1 - findings.alpha):g} % t interval over seeds; difference and change are paired, arm "
+        f"Mean over seeds, with {spans}; difference and change are paired, arm "
         "minus baseline; p after Holm's correction. "
         f"{capital(SCALES)}. Bold: the best mean, which is no verdict. P(improve): share of "
         "seeds where the arm is better."
@@ -177,6 +181,24 @@ def middle(findings: Findings) -> Table | None:
         note=f"{WAY}: the mean of the middle half of all {'seeds and systems' if several else 'seeds'}, with "
         "percentile intervals of a paired bootstrap. A description: over few seeds such intervals are too narrow to "
         "test anything.",
+    )
+
+
+def fixed(findings: Findings) -> Table | None:
+    """The conditions under which arms are compared: what the study set for all of them."""
+    if not findings.fixed:
+        return None
+    several = any(task for _, _, task, _ in findings.fixed)
+    rows = tuple(
+        (Cell(clean(key)), Cell(clean(value)), *([Cell(clean(task) or "all")] if several else []), Cell(clean(origin)))
+        for key, value, task, origin in findings.fixed
+    )
+    return Table(
+        title="Set for all arms",
+        header=("setting", "value", *(["task"] if several else []), "said in"),
+        rows=rows,
+        note="All else that the axes do not vary is as the recipe or the default has it; the configuration of each "
+        "arm, a file of the folder `arms`, holds every value.",
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from core.study.findings import ArmFound, Findings, SystemFound
-from core.study.stats.scores import Estimate
+from core.study.stats.scores import FEWEST, Estimate
 from core.study.stats.verdict import BETTER, EQUIVALENT, INCONCLUSIVE, NOT_TESTED, WORSE
 
 STOPPED = "stopped"
@@ -87,6 +87,15 @@ def interval(estimate: Estimate | None, *, relative: bool = False, signed: bool 
 def _fixed(value: float, decimals: int, signed: bool) -> str:
     text = f"{abs(value):,.{decimals}f}"
     return _sign(value, signed, text) + text
+
+
+def with_intervals(estimates: Iterable[Estimate | None], what: str) -> str:
+    """`what` where all estimates have an interval, what is true where some or none of them have."""
+    drawn = {e.low is not None and e.high is not None for e in estimates if e is not None}
+    if drawn == {True}:
+        return what
+    few = f"an interval takes {FEWEST} seeds or more, not all alike"
+    return f"{what} where there is one ({few})" if drawn == {True, False} else f"no intervals ({few})"
 
 
 def capital(text: str) -> str:
