@@ -74,6 +74,14 @@ class Resolved:
     def slots(self) -> dict[str, Setting]:
         return {path: s for path, s in self.settings.items() if s.field.role == "slot"}
 
+    def sayers(self, path: str) -> str:
+        """Who chose a piece and what it holds, `CLI --extractor, CLI --extractor.file`: files, flags and variables;
+        where the name of a piece around it chose it, who said that name."""
+        said = [s.origin for at, s in self.settings.items() if at == path or at.startswith(f"{path}.")]
+        told = [origin for origin in dict.fromkeys(said) if not origin.startswith(("default", "preset", "name "))]
+        above = path.rpartition(".")[0]
+        return ", ".join(told) or (self.sayers(above) if above else ", ".join(said[:1]))
+
 
 def join(path: str, name: str) -> str:
     """A dotted key below another, or at the top."""

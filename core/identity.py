@@ -7,8 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from core.errors import UserError
+
 if TYPE_CHECKING:  # a trial's process hashes values and resolves nothing
     from core.config import Resolved
+    from core.kinds import Plugin
 
 NUMERICS = 2
 """revision of core's own arithmetic (trainer, streams); bumped when it changes, so that old runs no longer match"""
@@ -56,7 +59,7 @@ def run_identity(resolved: Resolved, fingerprint: str, device: str) -> dict[str,
         if s.identity and s.row is not None
     }
     read = {
-        p: piece.fingerprint()
+        p: _read(resolved, p, piece)
         for p, piece in resolved.pieces.items()
         if piece is not None and resolved.settings[p].identity
     }
@@ -70,6 +73,14 @@ def run_identity(resolved: Resolved, fingerprint: str, device: str) -> dict[str,
         "streams": "sha256(purpose, seed, index)",
         "numerics": NUMERICS,
     }
+
+
+def _read(resolved: Resolved, path: str, piece: Plugin) -> str | None:
+    """Who the files are that a piece reads; an error tells who named them."""
+    try:
+        return piece.fingerprint()
+    except UserError as error:
+        raise UserError(f"{error} ({resolved.sayers(path)})") from None
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -333,6 +333,11 @@ def test_pieces_that_do_not_fit_are_told_before_anything_is_trained(core: Callab
     small = [word for word in SMALL if not word.startswith("--attention.heads")]
     text = message(core("run", *small, "--attention.heads=7", "--dry-run"))
     assert "a width of 16 does not divide into 7 heads; heads may be 1, 2, 4, 8, 16" in text
+    for system, owner in (("spatial", "attention"), ("perturb", "backbone.frame")):
+        text = message(core("run", f"--system={system}", "--width=20", "--data.cells=60", "--dry-run"))
+        assert "a width of 20 does not divide into 8 heads" in text
+        assert "or the width a multiple of 8" in text
+        assert f"(width = 20 from CLI --width, {owner}.heads = 8 from default of " in text
     text = message(core("run", *SMALL, "--data.cut.test=0.9", "--data.cut.valid=0.5", "--dry-run"))
     assert "cut.test = 0.9 and cut.valid = 0.5 leave nothing to train on" in text
 

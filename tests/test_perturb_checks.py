@@ -140,6 +140,31 @@ def test_networks_of_other_tokens(name: str, core: Callable[..., Any]) -> None:
     assert f"do not fit together: backbone {name} " in said.err
 
 
+ABSENT: list[tuple[list[str], str, str]] = [
+    (["--extractor=scgpt(dir=absent)"], "there is no folder absent", "(CLI --extractor)"),
+    (["--extractor=precomputed(file=absent.h5)"], "there is no file absent.h5", "(CLI --extractor)"),
+    (["--extractor=precomputed", "--extractor.file=list.txt"], "list.txt is no HDF5 file", "CLI --extractor.file)"),
+    (["--extractor=shuffled(of=precomputed(file=absent.h5))"], "there is no file absent.h5", "(CLI --extractor)"),
+    (["--extractor=scgpt(dir=broken)"], "args.json has no 'embsize'", "(CLI --extractor)"),
+]
+
+
+@pytest.mark.parametrize(("words", "says", "source"), ABSENT, ids=lambda x: str(x))
+def test_files_of_extractors_are_told_with_the_flag_that_named_them(
+    words: list[str], says: str, source: str, core: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder or file that is absent or damaged ends with one sentence that says who named it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("A\n")
+    (tmp_path / "broken").mkdir()
+    for name in ("args.json", "vocab.json", "best_model.pt"):
+        (tmp_path / "broken" / name).write_text("{}")
+    said = core("run", "--system=perturb", *words, "--data.cells=6", "--dry-run")
+    assert said.code == 2
+    assert says in said.err
+    assert source in said.err
+
+
 CHANGES: list[tuple[Time, dict[str, object]]] = [
     (Independent(), {"clean": 0.9}),
     (Cascaded(clean="noised"), {"share": 0.7, "beta": 0.5, "early": 0.3, "first": "a"}),

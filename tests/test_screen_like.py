@@ -221,7 +221,7 @@ def test_the_simulator_predicts_from_its_own_controls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        (("A+X",), r"asked.conditions: the perturbation 'X' of 'A\+X' is not among the 5"),
+        (("A+X",), r"--data.asked.conditions: the perturbation 'X' of 'A\+X' is not among the 5"),
         (("A+B+C",), r"'A\+B\+C' joins 3 perturbations, .*trained on 2 together"),
         (("A+B", "B+A"), r"'B\+A' is asked for twice .also as 'A\+B'"),
         (("A|NK",), "no control cells of kind = NK; there are those of B; T"),
@@ -246,13 +246,17 @@ def test_requests_that_cannot_be_met(
         ("condition\n", "lists no condition below"),
         ("A,B\nC,D\n", "has 2 columns and none is called 'condition'"),
         ("condition,knd\nA,T\n", "no use for column 'knd'.*mean 'kind'"),
-        ("condition,cells\nA,many\n", "condition 1: cells = 'many' is no whole number"),
-        ("condition,cells\nA\n", "condition 1: 1 values under 2 columns"),
-        ("condition\nA\nQ\n", "perturbation 'Q'"),
+        ("condition,cells\nA,many\n", "list.csv, line 2: cells = 'many' is no whole number"),
+        ("condition,cells\nA\n", "list.csv, line 2: 1 values under 2 columns"),
+        ("condition\nA\nQ\n", "list.csv, line 3: the perturbation 'Q'"),
         (",condition\n0,A\n1,B\n", "column 1 has no name: save the table without its index"),
         ("condition,condition\nA,B\n", "two columns of one name"),
         ("condition,cells\nA,1000000000\n", "'A': 1,000,000,000 cells of it make 12,000,000,000 values"),
-        ("condition\nB+A\nA+ctrl+B\n", r"'A\+ctrl\+B' is asked for twice .also as 'B\+A'"),
+        ("A\n\n\nB+A\nA+Q\n", r"list.csv, line 5: the perturbation 'Q' of 'A\+Q'"),
+        ('condition\n"A\n+B"\nA+\n', r"line 4: the condition 'A\+' names a perturbation without a name"),
+        ("A\n" + "B" * 200_000, "list.csv, line 2: field larger than field limit.* give one condition a line"),
+        ("A\n\0\0\n", "list.csv is no list of conditions but a binary file, .*character 3 is NUL.*UTF-8 with one"),
+        ("condition\nB+A\nA+ctrl+B\n", r"line 3: 'A\+ctrl\+B' is asked for twice .also as 'B\+A'"),
     ],
 )
 def test_lists_that_cannot_be_read(text: str, says: str, data: PerturbH5ad, told: Mapping, tmp_path: Path) -> None:
@@ -261,6 +265,17 @@ def test_lists_that_cannot_be_read(text: str, says: str, data: PerturbH5ad, told
     path.write_text(text)
     with pytest.raises(UserError, match=says):
         data.like(path, told, MADE_FROM)
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), "A\nB\xe9\n".encode("latin-1"), "A\nB\n".encode("utf-16")])
+def test_a_file_that_is_no_text(content: bytes, folder: Path, data: PerturbH5ad, told: Mapping, tmp_path: Path) -> None:
+    """A binary file, or a text of another encoding, is called so, with what is wanted, wherever the list is named."""
+    path = tmp_path / "list.csv"
+    path.write_bytes(content)
+    for asker, given in ((data, path), (asking(data, str(path)), folder / "new.h5ad")):
+        with pytest.raises(UserError, match=r"list\.csv is no list of conditions but a binary file") as caught:
+            asker.like(given, told, MADE_FROM)
+        assert "codec" not in str(caught.value)
 
 
 def test_files_that_cannot_be_used(folder: Path, data: PerturbH5ad, told: Mapping, tmp_path: Path) -> None:

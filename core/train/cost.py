@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 
 import attrs
@@ -68,21 +69,41 @@ def counted(resolved: Resolved, card: Card, flops: bool = True) -> Cost:
     try:
         return measure(resolved.root.system, card, flops)
     except ValueError as error:
-        raise UserError(f"these pieces do not fit together: {_blamed(resolved, error)}{error}") from None
+        path = _blamed(resolved, error)
+        piece = f"{path} {resolved.settings[path].value} ({resolved.settings[path].origin}): " if path else ""
+        raise UserError(
+            f"these pieces do not fit together: {piece}{error}{_named(resolved, path, str(error))}"
+        ) from None
+    except UserError as error:
+        path = _blamed(resolved, error)
+        raise UserError(f"{error} ({resolved.sayers(path)})" if path else str(error)) from None
     except (RuntimeError, OverflowError) as error:
         raise UserError(f"a model of this size cannot be made: {error}") from None
 
 
-def _blamed(resolved: Resolved, error: ValueError) -> str:
-    """`attention linear (CLI --attention): `, the innermost piece that was at work when the error was raised."""
+def _blamed(resolved: Resolved, error: Exception) -> str:
+    """Where the innermost piece stands that was at work when the error was raised; empty where that was none."""
     at_work = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
     for piece in reversed([getattr(one, "plugin", one) for one in at_work]):
         for path, own in resolved.pieces.items():
             setting = resolved.settings.get(path)
             if own is piece and setting is not None and setting.field.role == "slot" and not setting.field.inline:
-                said = f" ({setting.origin})" if setting.origin else ""
-                return f"{path} {setting.value}{said}: "
+                return path
     return ""
+
+
+def _named(resolved: Resolved, piece: str, error: str) -> str:
+    """` (width = 20 from CLI --width, attention.heads = 8 from default of Softmax)`: the values that an error names, of
+    the piece and of the whole, and who gave them."""
+    words = {word.rpartition(".")[2] for word in re.findall(r"[a-z][\w.]*", error)}
+    numbers = {*re.findall(r"\d+", error.partition(";")[0])}
+    told = []
+    for path, setting in resolved.settings.items():
+        owner = max((at for at in resolved.pieces if path.startswith(f"{at}.")), key=len, default="")
+        mine = owner in ("", piece) and setting.field.role == "knob"
+        if mine and path.rpartition(".")[2] in words and str(setting.value) in numbers:
+            told.append(f"{path} = {setting.value} from {setting.origin}")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def refuse_too_large(cost: Cost, device: torch.device) -> None:

@@ -54,5 +54,8 @@ def head_width(width: int, heads: int) -> int:
     """
     if width % heads:
         fits = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
-        raise ValueError(f"a width of {width} does not divide into {heads} heads; heads may be {fits}")
+        raise ValueError(
+            f"a width of {width} does not divide into {heads} heads; heads may be {fits}, or the "
+            f"width a multiple of {heads}"
+        )
     return width // heads

@@ -34,7 +34,10 @@ class Contrast(nn.Module):
         super().__init__()
         if width % heads:
             fits = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
-            raise ValueError(f"a width of {width} does not divide into {heads} heads; frame.heads may be {fits}")
+            raise ValueError(
+                f"a width of {width} does not divide into {heads} heads; frame.heads may be {fits}, or the "
+                f"width a multiple of {heads}"
+            )
         self.heads, self.initial = heads, initial
         self.query_1, self.key_1, self.value, self.query_2, self.key_2, self.output = (
             Affine(width, width, bias=False) for _ in range(6)

@@ -18,6 +18,7 @@ from plugins.shared.condition import CONTROL, WITHIN, Labels, Members, known
 LISTS = (".csv", ".tsv", ".txt")
 """endings of files that list conditions"""
 CONDITION, CELLS = "condition", "cells"
+ASKED = "--data.asked.conditions"
 
 
 @final
@@ -48,6 +49,8 @@ class Request:
     """of some covariates; every level that control cells have where one is not named"""
     cells: int
     """0: not said"""
+    who: str
+    """who asks: a flag, or a file and a line"""
 
 
 def requests(
@@ -66,12 +69,7 @@ def requests(
     """
     if len(texts) == 1 and texts[0].lower().endswith(LISTS):
         return read_list(Path(texts[0]), labels, covariates, names, together)
-    return _checked(
-        [_request(text, labels, covariates, {}, 0, "asked.conditions") for text in texts],
-        names,
-        together,
-        "asked.conditions",
-    )
+    return _checked([_request(text, labels, covariates, {}, 0, ASKED) for text in texts], names, together)
 
 
 def read_list(
@@ -87,15 +85,18 @@ def read_list(
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.iterdir() if p.suffix in LISTS) if path.parent.is_dir() else []
         raise UserError(f"{str(path)!r}: there is no such file of conditions.{near(path.name, beside)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a list of conditions ({' '.join(str(error).split())[:120]})"
-        ) from None
-    lines = [
-        row
-        for row in csv.reader(io.StringIO(text), delimiter=_delimiter(path, text))
-        if any(cell.strip() for cell in row)
-    ]
+    except UnicodeDecodeError as error:
+        raise UserError(_no_list(path, f"byte {error.start + 1:,} is no UTF-8")) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    if "\0" in text:
+        raise UserError(_no_list(path, f"character {text.index(chr(0)) + 1:,} is NUL"))
+    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(path, text))
+    try:
+        numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"{path.name}, line {reader.line_num}: {error}; give one condition a line") from None
+    lines = [row for _, row in numbered]
     if not lines:
         raise UserError(f"{path.name} lists no condition: give one a line, or a table with a column {CONDITION!r}")
     head = [cell.strip() for cell in lines[0]]
@@ -120,21 +121,29 @@ def read_list(
             f"Give one condition a line, or a table whose first line names its columns, {CONDITION} among them"
         )
     found = []
-    for number, row in enumerate(body, 1):
+    for number, row in numbered[len(lines) - len(body) :]:
+        who = f"{path.name}, line {number}"
         if len(row) != len(head):
-            raise UserError(f"{path.name}, condition {number}: {len(row)} values under {len(head)} columns")
+            raise UserError(f"{who}: {len(row)} values under {len(head)} columns")
         cells = dict(zip(head, (cell.strip() for cell in row), strict=True))
         told = cells.pop(CELLS, "") or "0"
         # A column with gaps is one of floats for many tools, which then write 50 as 50.0.
         count = told.removesuffix(".0")
         if not count.isdecimal():
-            raise UserError(f"{path.name}, condition {number}: {CELLS} = {told!r} is no whole number from 0 on")
+            raise UserError(f"{who}: {CELLS} = {told!r} is no whole number from 0 on")
         label = cells.pop(CONDITION)
         given = {name: level for name, level in cells.items() if level}
-        found.append(_request(label, labels, covariates, given, int(count), f"{path.name}, condition {number}"))
+        found.append(_request(label, labels, covariates, given, int(count), who))
     if not found:
         raise UserError(f"{path.name} lists no condition below its column names")
-    return _checked(found, names, together, path.name)
+    return _checked(found, names, together)
+
+
+def _no_list(path: Path, reason: str) -> str:
+    return (
+        f"{path} is no list of conditions but a binary file, or a text in another encoding ({reason}): give a text in "
+        f"UTF-8 with one condition a line, or a table with a column {CONDITION!r}"
+    )
 
 
 def _delimiter(path: Path, text: str) -> str:
@@ -158,21 +167,21 @@ def _request(
         members = labels.read(head)
     except ValueError as error:
         raise UserError(f"{who}: the condition {label!r} {error}") from None
-    return Request(label, members, {**dict(zip(covariates, tail, strict=False)), **given}, cells)
+    return Request(label, members, {**dict(zip(covariates, tail, strict=False)), **given}, cells, who)
 
 
-def _checked(found: list[Request], names: Collection[str], together: int, who: str) -> list[Request]:
+def _checked(found: list[Request], names: Collection[str], together: int) -> list[Request]:
     seen: dict[tuple[Members, tuple[tuple[str, str], ...]], str] = {}
     for one in found:
-        known(one.members, [name for name in names if name != CONTROL], who)
+        known(one.members, [name for name in names if name != CONTROL], one.who)
         if len(one.members) > together:
             raise UserError(
-                f"{who}: {one.label!r} joins {len(one.members)} perturbations, and the run was trained on {together} "
-                "together at most"
+                f"{one.who}: {one.label!r} joins {len(one.members)} perturbations, and the run was trained on "
+                f"{together} together at most"
             )
         key = (one.members, tuple(sorted(one.levels.items())))
         if key in seen:
             also = "" if seen[key] == one.label else f" (also as {seen[key]!r})"
-            raise UserError(f"{who}: {one.label!r} is asked for twice{also}: name it once")
+            raise UserError(f"{one.who}: {one.label!r} is asked for twice{also}: name it once")
         seen[key] = one.label
     return found

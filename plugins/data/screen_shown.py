@@ -147,7 +147,8 @@ class Shown:
             if unit.members:
                 _fits(unit.members, names, together, self.table.where)
                 label = str(self.table.raw_n[np.argmax(self.table.unit_n == code)])
-                found.append(Request(label, unit.members, dict(zip(self.covariates, unit.levels, strict=True)), 0))
+                levels = dict(zip(self.covariates, unit.levels, strict=True))
+                found.append(Request(label, unit.members, levels, 0, self.table.where))
         if not found:
             raise UserError(
                 f"{self.table.where} holds control cells only, so it does not say what to predict: name conditions "
@@ -168,14 +169,15 @@ class Shown:
                 have = "; ".join(sorted(WITHIN.join(stratum) for stratum in self.controls))
                 told = ", ".join(f"{n} = {one.levels[n]}" for n in matched if n in one.levels)
                 raise UserError(
-                    f"{one.label!r}: {self.table.where} has no control cells of {told}; there are those of {have}"
+                    f"{one.who}: {one.label!r}: {self.table.where} has no control cells of {told}; there are those "
+                    f"of {have}"
                 )
             for stratum in fitting:
                 of = {**one.levels, **dict(zip(matched, stratum, strict=True))}
                 levels = tuple(of.get(name, UNKNOWN) for name in self.covariates)
                 name = WITHIN.join([spell(one.members), *(levels if several else ())])
                 if any(part.name == name for part in parts):
-                    raise UserError(f"{one.label!r}: {name} is asked for twice: name it once")
+                    raise UserError(f"{one.who}: {one.label!r}: {name} is asked for twice: name it once")
                 pool = self._pool(stratum, one.label)
                 here = [size for unit, size in zip(self.table.units, self.table.counts().values(), strict=True)
                         if unit.members == one.members and unit.levels == levels]  # fmt: skip
@@ -183,8 +185,8 @@ class Shown:
                 values = (sum(len(part.control) for part in parts) + count) * len(self.genes)
                 if values > MOST_VALUES:
                     raise UserError(
-                        f"{one.label!r}: {count:,} cells of it make {values:,} values in all, and {MOST_VALUES:,} is "
-                        "the most that is held in memory: ask for fewer cells, or in several calls"
+                        f"{one.who}: {one.label!r}: {count:,} cells of it make {values:,} values in all, and "
+                        f"{MOST_VALUES:,} is the most that is held in memory: ask for fewer cells, or in several calls"
                     )
                 control = _drawn(pool, count, name)
                 parts.append(

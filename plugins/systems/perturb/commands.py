@@ -145,7 +145,7 @@ def _target(asked: Asked) -> Path | None:
     return path
 
 
-def _told(asked: Asked) -> dict[str, Any]:
+def _told(asked: Any) -> dict[str, Any]:
     """What a comparison hangs on; `force` is about the place of the file."""
     return {name: value for name, value in attrs.asdict(asked).items() if name != "force"}
 
