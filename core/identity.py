@@ -83,6 +83,20 @@ def _read(resolved: Resolved, path: str, piece: Plugin) -> str | None:
         raise UserError(f"{error} ({resolved.sayers(path)})") from None
 
 
+def same_but_code(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two identities ask for the same pieces, values, files, data and device, so that what differs is the code:
+    a revision of a piece or of core's arithmetic, or a parameter that only one version has."""
+    code = ("config", "parts", "streams", "numerics")
+    old, new = ({k: v for k, v in identity.items() if k not in code} for identity in (there, plain(here)))
+    names_old, names_new = (
+        {path: str(part).partition("@")[0] for path, part in identity.get("parts", {}).items()}
+        for identity in (there, here)
+    )
+    config_old, config_new = there.get("config", {}), plain(here.get("config", {}))
+    shared = config_old.keys() & config_new.keys()
+    return old == new and names_old == names_new and all(config_old[key] == config_new[key] for key in shared)
+
+
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """In which values two identities of runs differ, the first three in words."""
     flat_there, flat_here = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config import Layer, resolve
+from core.errors import UserError
 from core.identity import canonical_json, digest, run_identity
 from core.names import Text
 from core.registry import Origin
+from core.train.provenance import code_of
+from core.train.rundir import RunDir
 from tests.fakes import MANIFEST, Root, Task, registry
 
 law = settings(deadline=None, max_examples=150)
@@ -210,3 +214,44 @@ def test_data_device_and_numerics_are_part_of_a_run() -> None:
     identities = {digest(run_identity(resolved, data, device)) for data in ("a", "b") for device in ("cpu", "cuda")}
     assert len(identities) == 4
     assert {"config", "parts", "data", "device", "streams", "numerics"} == {*run_identity(resolved, "a", "cpu")}
+
+
+IDENTITY: dict[str, Any] = {
+    "config": {"width": 16, "attention.heads": 4},
+    "parts": {"system": "cellcore/spatial@1", "attention": "cellcore/softmax@1"},
+    "data": "abc",
+    "device": "cpu",
+    "numerics": 1,
+}
+CODE: list[dict[str, Any]] = [
+    {"numerics": 2},
+    {"parts": {"system": "cellcore/spatial@2", "attention": "cellcore/softmax@1"}},
+    {"config": {"width": 16, "attention.heads": 4, "origin": "controls"}},
+    {"config": {"width": 16}},
+]
+OTHER: list[dict[str, Any]] = [
+    {"config": {"width": 24, "attention.heads": 4}},
+    {"parts": {"system": "cellcore/spatial@2", "attention": "cellcore/linear@1"}},
+    {"parts": {"system": "cellcore/spatial@1", "attention": "acme/softmax@1"}},
+    {"data": "def", "numerics": 2},
+    {"device": "cuda"},
+]
+
+
+@pytest.mark.parametrize("change", [*CODE, *OTHER], ids=str)
+def test_a_run_of_other_code_is_not_called_another_run(change: dict[str, Any], tmp_path: Path) -> None:
+    """Where only revisions, arithmetic or the set of parameters differ it is the code, told with the versions in the
+    run's record; a value, a piece, the data or the device make another run. Either is left as it was."""
+    run = RunDir.open(tmp_path / "run", IDENTITY, {})
+    run.set(environment={"distributions": {"cellcore": "0.0.7"}, "commit": "0123456789abcdef+"})
+    run.close()
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(UserError) as caught:
+        RunDir.open(tmp_path / "run", IDENTITY | change, {})
+    said = str(caught.value)
+    assert ("made with other code (cellcore 0.0.7 at 012345678+ there" in said) == (change in CODE)
+    assert ("holds another run" in said) == (change in OTHER)
+    assert "--force" in said
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert code_of({}) == ""
+    RunDir.open(tmp_path / "run", IDENTITY, {}).close()

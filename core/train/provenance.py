@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Collection, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ def environment(resolved: Resolved, device: torch.device, argv: list[str]) -> di
         "pid": os.getpid(),
     }
     return dict(told)
+
+
+def code_of(told: Mapping[str, Any]) -> str:
+    """`cellcore 0.1.0 at 2a7edec01`: the code of a run, from what `environment` told; empty where it told nothing."""
+    names = ", ".join(f"{name} {number}" for name, number in told.get("distributions", {}).items())
+    commit = told.get("commit") or ""
+    short = commit[:9] + ("+" if commit.endswith("+") else "")
+    return f"{names} at {short}" if names and short else names or short
+
+
+def code_here(distributions: Collection[str]) -> str:
+    """The same of what is installed now, for the distributions named."""
+    found = {}
+    for name in distributions:
+        with contextlib.suppress(PackageNotFoundError):  # a checkout that is on the path and not installed
+            found[name] = version(name)
+    return code_of({"distributions": found, "commit": _commit()})
 
 
 def _commit() -> str | None:

@@ -13,7 +13,7 @@ import attrs
 
 from core.errors import UserError
 from core.files import write_atomic, write_json
-from core.identity import difference, digest
+from core.identity import difference, digest, same_but_code
 
 SCHEMA = 1
 UNFINISHED = "running", "stopped", "failed"
@@ -110,9 +110,18 @@ def _record(path: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) 
         return fresh
     old = read_record(path)
     if old["digest"] != digest(identity):
-        raise UserError(
-            f"{path} holds another run: {difference(old['identity'], identity)}. Choose another -o, or --force"
-        )
+        told = difference(old["identity"], identity)
+        if same_but_code(old["identity"], identity):
+            from core.train.provenance import code_here, code_of  # which imports torch; reading a record does not
+
+            before = old.get("environment", {})
+            there, here = code_of(before), code_here(before.get("distributions", {}))
+            versions = f" ({there} there, {here} here)" if there and here else f" ({there})" if there else ""
+            raise UserError(
+                f"{path} holds the run that is asked for, but made with other code{versions}, whose numbers may be "
+                f"others: {told}. Choose another -o, or set it aside with --force"
+            )
+        raise UserError(f"{path} holds another run: {told}. Choose another -o, or --force")
     return old
 
 
