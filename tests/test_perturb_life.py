@@ -35,13 +35,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sampled(core: Callable[..., Any], run: Path, file: Path, out: Path, *words: str) -> anndata.AnnData:
-    said = core("sample", str(run), str(file), "--mode=response", "-o", str(out), *words)
+    said = core("sample", str(run), str(file), "--mode=response", "-o", str(out), "--force", *words)
     assert said.code == 0, said.err
     return anndata.read_h5ad(out)
 
 
 def scores(core: Callable[..., Any], run: Path, out: Path, *words: str) -> list[dict[str, Any]]:
-    said = core("evaluate", str(run), "-o", str(out), *words)
+    said = core("evaluate", str(run), "-o", str(out), "--force", *words)
     assert said.code == 0, said.err
     return json.loads(out.read_text())["scores"]
 
@@ -192,7 +192,7 @@ class TestEmbed:
     def embedded(
         self, core: Callable[..., Any], run: Path, file: Path, out: Path, *words: str
     ) -> tuple[np.ndarray, anndata.AnnData]:
-        said = core("embed", str(run), str(file), "-o", str(out), *words)
+        said = core("embed", str(run), str(file), "-o", str(out), "--force", *words)
         assert said.code == 0, said.err
         got = anndata.read_h5ad(out)
         return np.asarray(got.obsm["X_cellcore"]), got
