@@ -226,7 +226,7 @@ def test_named_combinations_are_predicted(core: Callable[..., Any], tmp_path: Pa
     assert predicted.n_obs == 5
     assert (np.asarray(predicted.X) >= 0).all()
     assert "raw" in made.layers
-    refused = core("sample", str(run), str(file), *asked, "--data.cells=5")
+    refused = core("sample", str(run), str(file), *asked, "--force", "--data.cells=5")
     assert refused.code == 2
     assert "--data.cells does nothing here" in refused.err
 
