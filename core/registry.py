@@ -245,7 +245,7 @@ class Registry:
         known = ", ".join(row.spoken for row in rows) or "none installed"
         if name.strip() == "none":
             return (
-                f"'none' is no {kind}: where a piece may be left out, it says that there is none. Known: {known}. "
+                f"no {kind} is called 'none': where a piece may be left out, that says there is none. Known: {known}. "
                 f"`core list {kind}` says what each is."
             )
         return f"no {kind} is called {name!r}.{hint} Known: {known}. `core list {kind}` says what each is."

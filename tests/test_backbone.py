@@ -45,12 +45,12 @@ class Spatial(BackboneLaws):
 
 BACKBONES = {
     "cells": Cells(),
-    "alphastomics": AlphaStomics(time_width=6, time_hidden=9, time_inner=7),
-    "alphastomics-faithful": AlphaStomics(time_width=6, time_hidden=9, time_inner=7, block=2.0, faithful=True),
+    "alphastomics": AlphaStomics(time_width=24, time_hidden=33, time_inner=7),
+    "alphastomics-faithful": AlphaStomics(time_width=24, time_hidden=33, time_inner=7, block=2.0, faithful=True),
 }
 PLACES = {
-    "luna": Luna(time_width=6, time_hidden=9, time_inner=7),
-    "luna-faithful": Luna(time_width=6, time_hidden=9, time_inner=7, block=0.0, faithful=True),
+    "luna": Luna(time_width=24, time_hidden=33, time_inner=7),
+    "luna-faithful": Luna(time_width=24, time_hidden=33, time_inner=7, block=0.0, faithful=True),
 }
 
 

@@ -109,7 +109,7 @@ class TestUnknown:
             (
                 "extractor",
                 "none",
-                "'none' is no extractor: where a piece may be left out, it says that there is none. Kno",
+                "no extractor is called 'none': where a piece may be left out, that says there is none. Kno",
             ),
             ("backbone", "none", "`core list backbone` says what each is"),
             ("gate", "xyzzy", "Known: none, headwise, elementwise"),
