@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST = 4096
 """items that a model is shown at once"""
+_LINE = re.compile(r"\bconditions\.csv, line (\d+)")
 
 
 def load(run: str | Path, *flags: str) -> Model:
@@ -83,7 +85,7 @@ class Model:
         asked = [conditions] if isinstance(conditions, str) else [*conditions]
         if not all(isinstance(text, str) for text in asked):
             raise UserError(f"conditions = {asked!r}: each is a text such as 'A+B', and a set of perturbations")
-        if not asked:
+        if not any(text.strip() for text in asked):
             raise UserError("conditions is empty: name what is to be predicted, such as ['A+B', 'C']")
         with tempfile.TemporaryDirectory() as folder:
             given: AnnData | str | Path
@@ -96,7 +98,10 @@ class Model:
             else:
                 given = controls
             data = _asking(self._trained.data, tuple(asked), cells)
-            made = self._sampled(attrs.evolve(self._trained, data=data), given, modes[0], 1, seed, MOST)
+            try:
+                made = self._sampled(attrs.evolve(self._trained, data=data), given, modes[0], 1, seed, MOST)
+            except UserError as error:
+                raise UserError(_LINE.sub(_entry, str(error))) from None
         made.uns["cellcore"]["conditions"] = ", ".join(texts)
         return made
 
@@ -153,6 +158,11 @@ class Model:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return read_h5ad(folder / "out.h5ad")
+
+
+def _entry(line: re.Match[str]) -> str:
+    """The entry of a list that was given, where the list that was written of it has this line."""
+    return f"conditions[{int(line[1]) - 2}]"
 
 
 def _asking(data: Any, conditions: tuple[str, ...], cells: int) -> Any:

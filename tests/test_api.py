@@ -114,6 +114,8 @@ def test_how_a_file_differs_is_warned_of(model: Model, cells: anndata.AnnData) -
     ("call", "says"),
     [
         (lambda m, c: m.predict([], c), "conditions is empty"),
+        (lambda m, c: m.predict(["", " "]), "conditions is empty"),
+        (lambda m, c: m.predict(["A", "A+"]), r"^conditions\[1\]: .*'A\+'"),
         (lambda m, c: m.predict(["A+Bb"], c), r"'Bb' of 'A\+Bb' is not among the 5 .*mean 'B'"),
         (lambda m, c: m.predict(["A+B", "B+A"], c), "is asked for twice"),
         (lambda m, c: m.predict([("A", "B")], c), "each is a text such as"),

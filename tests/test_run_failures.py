@@ -173,6 +173,32 @@ def test_a_damaged_checkpoint_is_named(
     assert f"{newest.name}" in capsys.readouterr().err
 
 
+DAMAGE = {
+    "evaluation.json": (b"", b"x", b"{}", b"[]", b"\xff\xfe"),
+    "evaluation.npz": (b"", b"PK\x03\x04", b"no archive of arrays"),
+    "gates.json": (b"x", b"\xff"),
+    "metrics.jsonl": (b"x\n", b"\xff\n"),
+}
+
+
+def test_a_report_of_damaged_numbers_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Whatever of a run's numbers is damaged is named, and with them restored the report is drawn."""
+    run = tmp_path / "run"
+    assert main(["run", *ARGS, "-o", str(run)]) == 0
+    for name, contents in DAMAGE.items():
+        whole = (run / name).read_bytes()
+        for content in contents:
+            (run / name).write_bytes(content)
+            capsys.readouterr()
+            assert main(["report", str(run)]) == 2, (name, content)
+            told = capsys.readouterr().err
+            assert name in told
+            assert "damaged" in told
+            assert told.count("\n") == 1
+        (run / name).write_bytes(whole)
+    assert main(["report", str(run)]) == 0
+
+
 @pytest.mark.slow
 def test_force_takes_no_directory_from_a_live_run(tmp_path: Path) -> None:
     """--force is refused while the run goes on, and the live run is left as it was."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,30 @@ def load_evaluation(run: Path) -> Evaluation:
     """Read back what `save_evaluation` wrote.
 
     Raises:
-        UserError: the run has no evaluation.
+        UserError: the run has no evaluation, or a damaged one.
     """
     try:
         doc = json.loads((run / "evaluation.json").read_text("utf-8"))
-        with np.load(run / "evaluation.npz", allow_pickle=False) as packed:
+        with (run / "evaluation.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as packed:
             arrays = {name: packed[name] for name in packed.files}
+        scores = tuple(Score(**s | {"value": math.nan if s["value"] is None else s["value"]}) for s in doc["scores"])
+        return Evaluation(scores=scores, notes=tuple(doc["notes"]), arrays=arrays, groups=doc.get("groups", {}))
     except FileNotFoundError:
         raise UserError(f"{run} has no evaluation yet; `core resume {run}` finishes it") from None
-    scores = tuple(Score(**s | {"value": math.nan if s["value"] is None else s["value"]}) for s in doc["scores"])
-    groups = doc.get("groups", {})
-    return Evaluation(scores=scores, notes=tuple(doc["notes"]), arrays=arrays, groups=groups)
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{run}: evaluation.json or evaluation.npz is damaged ({error}); copy the folder again, or train again "
+            "with `core run --force`"
+        ) from None
 
 
 def load_gates(run: Path) -> dict[str, Any]:
     """Gate statistics by module; empty where there are none."""
     path = run / "gates.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); copy the folder again") from None
 
 
 def load_records(run: Path) -> list[dict[str, float]]:
@@ -73,7 +81,10 @@ def load_records(run: Path) -> list[dict[str, float]]:
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1] if line]
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1] if line]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); copy the folder again") from None
 
 
 def _finite(value: float) -> float | None:
