@@ -25,8 +25,6 @@ import argparse
 import math
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -294,9 +292,7 @@ def generation(side: str) -> Callable[[], object]:
 
 def peak(side: str) -> float:
     """MiB at the peak of one training step in a fresh process, above what the built network takes."""
-    argv = [sys.executable, "-m", "benchmarks.perturb_step", "--peak", side]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    return apart("benchmarks.perturb_step", "--peak", side, memory="given back")[0]
 
 
 def report(options: argparse.Namespace) -> None:
@@ -342,7 +338,7 @@ def report(options: argparse.Namespace) -> None:
     print("\n".join(lines))
 
 
-def fresh(what: str, sides: tuple[str, ...], memory: str, repeats: int) -> tuple[dict[str, tuple[float, float]], float]:
+def fresh(what: str, sides: tuple[str, ...], memory: str, repeats: int) -> tuple[dict[str, list[float]], float]:
     """CPU seconds of the median process of each side, computing and the system's, the sides taking turns, and the
     median rate of matrix products between them."""
     taken: dict[str, list[list[float]]] = {side: [] for side in sides}
@@ -351,8 +347,7 @@ def fresh(what: str, sides: tuple[str, ...], memory: str, repeats: int) -> tuple
         for side in sides:
             taken[side].append(apart("benchmarks.perturb_step", "--one", side, what, memory=memory))
             rates.append(rate())
-    medians = {side: sorted(found, key=sum)[len(found) // 2] for side, found in taken.items()}
-    return {side: (computing, system) for side, (computing, system) in medians.items()}, statistics.median(rates)
+    return {side: sorted(found, key=sum)[len(found) // 2] for side, found in taken.items()}, statistics.median(rates)
 
 
 def main() -> None:

@@ -37,15 +37,13 @@ def clean() -> dict[str, str]:
 
 
 def test_kept_memory_is_used_again() -> None:
-    """In the command's environment a tensor of 64 MB takes the pages of the last one, outside of it new ones."""
+    """In the command's environment a tensor of 64 MB takes the pages of the last one; there is nothing to keep where
+    the C library is another."""
     changed = keeping(clean())
-    for environment, most in ((clean(), None), (changed, 100)):
-        if environment is None:
-            continue
-        done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, env=environment)
+    if changed is not None:
+        done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, env=changed)
         assert done.returncode == 0, done.stderr
-        last = int(done.stdout.split()[-1])
-        assert most is None or last < most
+        assert int(done.stdout.split()[-1]) < 100
 
 
 def test_the_command_starts_once_more_with_kept_memory() -> None:
@@ -67,7 +65,7 @@ def test_a_program_that_calls_the_command_is_not_started_again(tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=clean())
     assert done.returncode == 0, done.stderr
-    assert "cellcore" in done.stdout or done.stdout[0].isdigit()
+    assert done.stdout.startswith("cellcore")
     assert "glibc.malloc" not in done.stdout
 
 
